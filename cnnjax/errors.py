@@ -1,0 +1,15 @@
+"""The two ways in which cnnjax tells a person that something cannot be done."""
+
+
+class UserError(Exception):
+    """What was asked for cannot be done as asked: a wrong name, value, file or folder.
+
+    The message is one or two lines: what is wrong, where, and what to do. The command line exits with code 2.
+    """
+
+
+class RunError(Exception):
+    """The request was well formed, but the run failed: a loss that is not finite, a picture that cannot be read.
+
+    The command line exits with code 1.
+    """
