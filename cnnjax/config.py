@@ -17,7 +17,7 @@ class Data:
     """Which pictures a network learns from."""
 
     name: str = knob("digits", "data set: digits, folder, or any image-classification set of tfds")
-    data_dir: str = knob("", "where tfds sets, or the pictures of `folder`, lie; empty: $CNNJAX_DATA_DIR, else the cache", kind=MACHINE)
+    data_dir: str = knob("", "where the pictures of `folder`, or prepared sets of tfds, lie; empty, for tfds: $CNNJAX_DATA_DIR, else the cache", kind=MACHINE)
     train: str = knob("train", "split to learn from, as tfds writes splits: train, train[:90%]")
     validation: str = knob("", "split for best checkpoint, plateau and tuning; empty: the set's own, else cut from train")
     validation_fraction: float = knob(0.1, "part of train cut off where there is no validation split; 0: no validation", low=0, below=1)

@@ -59,18 +59,22 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {match[0]}?" if match else ""
 
 
+def element_type(kind):
+    """The type of a tuple's elements; None for another type."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+
+
 def type_name(kind) -> str:
     """'a whole number', 'true or false', ... for a knob's type."""
-    if typing.get_origin(kind) is tuple:
-        return {int: "whole numbers", float: "numbers", str: "words"}[typing.get_args(kind)[0]] + ", with commas between"
+    if element := element_type(kind):
+        return {int: "whole numbers", float: "numbers", str: "words"}[element] + ", with commas between"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
 
 
 def _coerced(knob: Knob):
     """The knob's value in its type (int -> float, list -> tuple), or UserError."""
     value, kind = knob.value, knob.type
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
+    if element := element_type(kind):
         if isinstance(value, (list, tuple)):
             return tuple(_coerced(knob._replace(value=v, type=element)) for v in value)
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

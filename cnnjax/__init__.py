@@ -1,0 +1,40 @@
+"""cnnjax: convolutional neural networks in JAX and Flax.
+
+The command line is `python run.py`; the same in Python:
+
+>>> import cnnjax
+>>> config = cnnjax.Config(model=cnnjax.model("cnn"))
+>>> config.epochs = 1
+>>> experiment = cnnjax.build(config)
+>>> summary = cnnjax.fit(experiment, workdir)                   # doctest: +SKIP
+>>> run = cnnjax.load(workdir)                                  # doctest: +SKIP
+>>> probabilities = cnnjax.predictor(run)(images)               # doctest: +SKIP
+"""
+
+import importlib
+
+_HOME = dict(
+    Config="config",
+    model="models:options",
+    build="experiment",
+    fit="training.loop",
+    load="inference",
+    predictor="inference",
+    predict_files="inference",
+    UserError="errors",
+    RunError="errors",
+)
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    # Loaded when first used: `python run.py --help` need not wait for JAX.
+    if name not in _HOME:
+        raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(f"cnnjax.{module}"), attribute or name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,261 @@
+"""The verbs of the command line, each a short function that calls the library and prints."""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cnnjax.errors import RunError, UserError
+from cnnjax.knobs import nearest
+
+INTERRUPTED = 130  # the shell's own code for Ctrl-C
+
+
+class Verb(NamedTuple):
+    """A verb, what it does, and how it is typed."""
+
+    run: object
+    help: str
+    usage: str
+
+
+class Flag(NamedTuple):
+    """A flag of a verb that is no knob of the configuration."""
+
+    name: str
+    default: str | None
+    help: str
+    choices: tuple[str, ...] | None = None
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse."""
+    try:
+        return _dispatch(argv[1:])
+    except UserError as error:
+        print(f"cnnjax: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"cnnjax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cnnjax: interrupted. The same command goes on from the newest checkpoint.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` say, has left
+        sys.stderr.close()
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
+        print(general_help())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        if verb.startswith("-"):
+            raise UserError(f"The verb comes first: python run.py {'|'.join(VERBS)} {verb} ...")
+        raise UserError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} The verbs are {', '.join(VERBS)}.")
+    if any(a in ("--help", "-h", "-help", "--helpfull") for a in rest):
+        print(verb_help(verb))
+        return 0
+    return VERBS[verb].run(rest) or 0
+
+
+def train(arguments: list[str]) -> int:
+    from cnnjax import experiment, launch
+    from cnnjax.parallel import use_compilation_cache
+    from cnnjax.training.loop import fit
+
+    line = launch.parse(arguments, (WORKDIR,))
+    _no_arguments(line)
+    config = _required(line, "train")
+    workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment)
+    use_compilation_cache()
+    built = experiment.build(config)
+    for text in describe(built, workdir):
+        print(text)
+    fit(built, workdir)
+    return 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    from cnnjax import evaluation, experiment, inference, launch, parallel
+
+    line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=_config_of_run)
+    _no_arguments(line)
+    _only_changes(line, "data.")
+    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
+    parallel.use_compilation_cache()
+    dataset = inference.dataset_for(run, line.config)
+    split = dataset.split(line.flags["split"] or line.config.data.test or "test")
+    layout = parallel.layout(line.config.devices)
+    batch_size = experiment.eval_batch_size(line.config)
+    parallel.check_divisible(layout, batch_size, "eval_batch_size")
+    eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))
+    variables = parallel.replicate(layout, run.variables)
+    summary = run.network.task.summary(
+        evaluation.evaluate(eval_step, variables, split, layout, batch_size), run.record.class_names
+    )
+    if line.flags["format"] == "json":
+        print(json.dumps(summary | dict(step=run.step), indent=2))
+    else:
+        print(f"{line.flags['split'] or line.config.data.test} of {dataset.name}, with the parameters of step {run.step}:")
+        print("\n".join("  " + text for text in run.network.task.summary_lines(summary)))
+    return 0
+
+
+def predict(arguments: list[str]) -> int:
+    from cnnjax import inference, launch
+    from cnnjax.data.folder import list_pictures
+    from cnnjax.parallel import use_compilation_cache
+
+    line = launch.parse(arguments, (WORKDIR, TOP, WHICH, FORMAT), base=_config_of_run)
+    _only_changes(line, None)
+    if not line.arguments:
+        raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
+    top = line.flags["top"]
+    if not top.isdigit() or int(top) < 1:
+        raise UserError(f"--top must be a whole number of at least 1, not {top!r}.")
+    paths = list_pictures([Path(argument) for argument in line.arguments])
+    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
+    use_compilation_cache()
+    names, failed, rows = run.record.class_names, 0, []
+    for path, result in inference.predict_files(run, paths):
+        if isinstance(result, str):
+            failed += 1
+            print(f"cnnjax: {path} {result}.", file=sys.stderr)
+            continue
+        order = result.argsort(kind="stable")[::-1][: int(top)]
+        classes = [dict(name=names[k], probability=round(float(result[k]), 6)) for k in order]
+        if line.flags["format"] == "json":
+            rows.append(dict(file=str(path), classes=classes))
+        else:
+            print(f"{path}:  " + "  ".join(f"{c['name']} {c['probability']:.1%}" for c in classes))
+    if line.flags["format"] == "json":
+        print(json.dumps(rows, indent=2))
+    return 1 if failed else 0
+
+
+def prepare(arguments: list[str]) -> int:
+    from cnnjax import launch
+    from cnnjax.data.prepare import prepare as prepare_data
+
+    line = launch.parse(arguments, (FROM,))
+    _no_arguments(line)
+    config = _required(line, "prepare")
+    prepare_data(config.data, line.flags["from"] or "")
+    return 0
+
+
+def config(arguments: list[str]) -> int:
+    from cnnjax import experiment, launch
+
+    line = launch.parse(arguments, (WORKDIR,), base=_config_of_run)
+    _no_arguments(line)
+    print(json.dumps(experiment.to_json(_required(line, "config")), indent=2))
+    return 0
+
+
+def describe(built, workdir: Path) -> list[str]:
+    """What is about to be trained, in a few lines."""
+    import jax
+
+    from cnnjax import experiment, models
+
+    shapes = jax.eval_shape(lambda: experiment.initial_variables(built.network, 0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    record, config = built.record, built.config
+    device = built.layout.mesh.devices.flat[0]
+    kind = f" ({device.device_kind})" if device.device_kind != device.platform else ""
+    return [
+        f"data    {record.name}: {', '.join(f'{size:,} {name}' for name, size in record.split_sizes.items())}; "
+        f"{len(record.class_names)} classes, {'x'.join(map(str, record.image_shape))}",
+        f"model   {models.name_of(config.model)}, {parameters:,} parameters, {config.dtype}",
+        f"run     {built.total_steps:,} steps of {config.batch_size} on {built.layout.size} {device.platform}{kind}, "
+        f"{config.optimizer.name}, in {workdir}",
+        *built.notes,
+    ]
+
+
+def _required(line, verb: str):
+    if line.config is None:
+        raise UserError(f"Say which experiment: python run.py {verb} --config=experiments/NAME.py")
+    return line.config
+
+
+def _no_arguments(line) -> None:
+    if line.arguments:
+        raise UserError(f"Not understood: {' '.join(line.arguments)!r}. Flags are written --name=value.")
+
+
+def _config_of_run(flags: dict):
+    """The configuration that a run directory holds."""
+    from cnnjax import experiment
+    from cnnjax.run_directory import records
+
+    if not flags.get("workdir"):
+        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
+    records.require_run(Path(flags["workdir"]))
+    return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
+
+
+def _only_changes(line, prefix: str | None) -> None:
+    """After training only machine knobs, and those under a prefix, can still be changed."""
+    from cnnjax import knobs
+
+    if not line.flags["workdir"]:
+        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
+    for knob in knobs.walk(line.config):
+        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and not (prefix and knob.name.startswith(prefix)):
+            raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
+
+
+def general_help() -> str:
+    """What a newcomer can type."""
+    lines = ["cnnjax trains convolutional neural networks.", "", "python run.py VERB [flags]", ""]
+    lines += [f"  {name:9} {verb.help}" for name, verb in VERBS.items()]
+    lines += ["", "Start with these:", ""]
+    lines += [f"  {verb.usage}" for verb in VERBS.values()]
+    return "\n".join([*lines, "", "python run.py VERB --help shows every knob of VERB."])
+
+
+def verb_help(name: str) -> str:
+    """The flags of a verb and every knob, with type, range and default."""
+    from cnnjax import knobs, models
+    from cnnjax.config import Config
+
+    verb = VERBS[name]
+    lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
+    lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
+    lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in FLAGS[name]]
+    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}", "", "Knobs, with their defaults:"]
+    configs = [("", Config())] + [(f"model {n}: ", Config(model=options)) for n, options in models.MODELS.items()]
+    for heading, config in configs:
+        for knob in knobs.walk(config):
+            if bool(heading) == knob.name.startswith("model."):
+                value = ",".join(map(str, knob.value)) if isinstance(knob.value, tuple) else knob.value
+                rule = knobs.range_text(knob)
+                lines.append(f"  --config.{knob.name}={value}\n      {heading}{knob.help}" + (f" ({rule})" if rule else ""))
+    return "\n".join(lines)
+
+
+WORKDIR = Flag("workdir", None, "the run directory")
+SPLIT = Flag("split", None, "which split, as tfds writes them: test, train[:10%]; default: the run's test split")
+WHICH = Flag("checkpoint", "best", "which parameters", ("best", "last"))
+FORMAT = Flag("format", "text", "how to print", ("text", "json"))
+TOP = Flag("top", "3", "how many classes to print")
+FROM = Flag("from", None, "an existing TFRecord preparation to convert")
+FLAGS = dict(
+    train=(WORKDIR,),
+    evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),
+    predict=(WORKDIR, TOP, WHICH, FORMAT),
+    prepare=(FROM,),
+    config=(WORKDIR,),
+)
+VERBS = dict(
+    train=Verb(train, "train a network, or go on with a run", "python run.py train --config=experiments/digits.py --workdir=runs/digits"),
+    evaluate=Verb(evaluate, "score a run on a split, or on other data", "python run.py evaluate --workdir=runs/digits --split=test"),
+    predict=Verb(predict, "classify pictures", "python run.py predict experiments/pictures --workdir=runs/digits"),
+    prepare=Verb(prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"),
+    config=Verb(config, "print every knob of an experiment or a run", "python run.py config --config=experiments/digits.py"),
+)

@@ -1,0 +1,144 @@
+"""From a split to batches: in memory, on the device, or streamed from disk; and from batches to the device.
+
+A training batch is a dict of `image` `[B, H, W, C]` as stored, `label` `[B]` int32, `weight` `[B]` float32 of ones and
+`position` `[B]` int32, the example's place in the batch (the source of its randomness). Batch n is a function of (seed, n).
+"""
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax.data.order import batch_indices
+from cnnjax.data.source import Batch, Split, Statistics
+
+MEGABYTE = 2**20
+READ_BLOCK = 1024  # examples that are decoded at once when a split is read into memory
+STATISTICS_EXAMPLES = 50_000  # more do not change three digits of a mean; a large set is read in part
+
+
+def in_memory(split: Split) -> Split:
+    """The same split, decoded once into host memory."""
+    blocks = [split.read(np.arange(i, min(i + READ_BLOCK, split.size))) for i in range(0, split.size, READ_BLOCK)]
+    arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return Split(split.size, _Gather(arrays))
+
+
+class _Gather(NamedTuple):
+    arrays: Batch
+
+    def __call__(self, indices: np.ndarray) -> Batch:
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+
+def megabytes(split: Split, image_shape: tuple[int, ...], dtype: np.dtype) -> float:
+    """What a split's pictures take when decoded."""
+    return split.size * int(np.prod(image_shape)) * np.dtype(dtype).itemsize / MEGABYTE
+
+
+def statistics(split: Split) -> Statistics:
+    """Mean, deviation and principal components of the pixel values of a split (evenly spread, at most 50,000 examples)."""
+    count = min(split.size, STATISTICS_EXAMPLES)
+    indices = np.linspace(0, split.size - 1, count).astype(np.int64)
+    pixels, total, products = 0, 0.0, 0.0
+    for start in range(0, count, READ_BLOCK):
+        image = split.read(indices[start : start + READ_BLOCK])["image"]
+        scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+        # One product of the block with itself gives all sums of squares, in float64 so that no digit is lost.
+        values = image.reshape(-1, image.shape[-1]).astype(np.float64) / scale
+        pixels, total, products = pixels + len(values), total + values.sum(0), products + values.T @ values
+    mean = total / pixels
+    covariance = products / pixels - np.outer(mean, mean)
+    variances, directions = np.linalg.eigh(covariance)
+    std = np.sqrt(np.maximum(np.diag(covariance), 0))
+    constant = std < 1e-6  # a channel that never changes is only centred
+    return Statistics(
+        mean.astype(np.float32),
+        np.where(constant, 1, std).astype(np.float32),
+        (directions * np.maximum(variances, 0)).astype(np.float32),
+    )
+
+
+def _with_places(batch: Batch) -> Batch:
+    size = len(batch["label"])
+    return batch | dict(weight=np.ones(size, np.float32), position=np.arange(size, dtype=np.int32))
+
+
+class TrainBatch(NamedTuple):
+    """Training batch number `step`, for any thread or process."""
+
+    split: Split
+    seed: int
+    batch_size: int
+
+    def __call__(self, step: int) -> Batch:
+        return _with_places(self.split.read(batch_indices(self.seed, int(step), self.batch_size, self.split.size)))
+
+
+class EvaluationBatch(NamedTuple):
+    """Evaluation batch number `n`: every example once, in order; the last is filled up with copies that weigh nothing."""
+
+    split: Split
+    batch_size: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.split.size // self.batch_size)
+
+    def __call__(self, n: int) -> Batch:
+        places = np.arange(self.batch_size) + int(n) * self.batch_size
+        batch = _with_places(self.split.read(np.minimum(places, self.split.size - 1)))
+        return batch | dict(weight=(places < self.split.size).astype(np.float32))
+
+
+@contextlib.contextmanager
+def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int = 0) -> Iterator[Iterator[Batch]]:
+    """Opens the batches start .. stop - 1. Those of a split that is not in memory are read ahead by Grain.
+
+    Grain reads in threads of this process, or in `workers` processes, which are gone when the context is left.
+    """
+    if isinstance(batch.split.read, _Gather):
+        yield map(batch, range(start, stop))
+        return
+    import grain
+
+    numbers = grain.MapDataset.range(start, stop).map(batch)
+    stream = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=8))
+    if workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(stream)
+    try:
+        yield iterator
+    finally:
+        getattr(iterator, "close", lambda: None)()
+
+
+@contextlib.contextmanager
+def resident_batches(batch: TrainBatch, start: int, stop: int, place: Callable) -> Iterator[Iterator[dict]]:
+    """The same training batches, gathered on the device from a copy of the whole split that lives there.
+
+    `place` puts host arrays on every device.
+    """
+    import jax  # here, so that reading workers do not load it
+
+    split = batch.split
+    resident = place(split.read(np.arange(split.size)))
+    places = place({k: v for k, v in batch(start).items() if k in ("weight", "position")}) if stop > start else {}
+    gather = jax.jit(lambda arrays, indices: jax.tree.map(lambda array: array[indices], arrays))
+
+    def gathered(step: int) -> dict:
+        return gather(resident, place(batch_indices(batch.seed, step, batch.batch_size, split.size))) | places
+
+    yield map(gathered, range(start, stop))
+
+
+def ahead(items: Iterator, place: Callable, depth: int = 2) -> Iterator:
+    """Places items on the device `depth` ahead of their use, so that a step never waits for a transfer."""
+    queue = collections.deque()
+    for item in items:
+        queue.append(place(item))
+        if len(queue) > depth:
+            yield queue.popleft()
+    yield from queue

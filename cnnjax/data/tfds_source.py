@@ -1,0 +1,300 @@
+"""Image-classification sets of tfds, read from their ArrayRecord files in blocks and without TensorFlow."""
+
+import functools
+import hashlib
+import io
+import os
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cnnjax import config
+from cnnjax.data.picture_scan import cores
+from cnnjax.data.pictures import BadPicture, read_picture
+from cnnjax.data.prepare import find, first_line
+from cnnjax.data.source import Batch, Dataset, Split
+from cnnjax.errors import RunError, UserError
+from cnnjax.knobs import nearest
+
+OPEN_FILES = 512  # files of examples that are kept open: half of what a process may have open on most systems
+THREADED_BYTES = 4096  # of a picture's file on average: for smaller ones, threads cost more than they bring
+MIXED_SIZE = 128  # pixels: pictures of several sizes are brought to this, where no size is asked for
+
+# Pillow's mode, the same as PNG has it, its bits and its colour type, for pixels that are stored as PNG.
+MODES = {
+    ("uint8", 1): ("L", "L", 8, 0),
+    ("uint8", 2): ("LA", "LA", 8, 4),
+    ("uint8", 3): ("RGB", "RGB", 8, 2),
+    ("uint8", 4): ("RGBA", "RGBA", 8, 6),
+    ("uint16", 1): ("I;16", "I;16B", 16, 0),
+    ("float32", 1): ("RGBA", "RGBA", 8, 6),  # tfds puts the 4 bytes of a float into 4 channels
+}
+
+
+def open_tfds(data: config.Data) -> Dataset:
+    """A prepared image-classification set, read from its ArrayRecord files without TensorFlow.
+
+    Raises:
+      UserError: an unknown or unprepared set, one that is no image classification, missing or damaged files.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = find(data)
+    try:
+        info = tfds.builder_from_directory(str(folder), file_format="array_record").info
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error)}. Prepare the set again.") from error
+    name = "/".join(filter(None, (info.name, info.config_name)))
+    image_key, label_key = _feature_keys(name, info)
+    image, label = info.features[image_key], info.features[label_key]
+    if not info.splits:
+        raise UserError(f"{folder} holds no split. Prepare the set again.")
+    for split in info.splits.values():
+        for path in split.filepaths:
+            if not path.exists():
+                raise UserError(f"{path} is missing. Prepare the set again.")
+    shape, dtype, resize = _form(name, image, data)
+
+    def split(spec: str) -> Split:
+        shards = _shards(spec, info.splits)
+        read = _Read(shards, image_key, label_key, label.num_classes, shape, dtype, resize)
+        return Split(sum(shard.take for shard in shards), read)
+
+    return Dataset(
+        name=f"{name}:{info.version}",
+        class_names=tuple(label.names),
+        image_shape=shape,
+        dtype=dtype,
+        split_sizes={split_name: split.num_examples for split_name, split in info.splits.items()},
+        split=split,
+        fingerprint=_fingerprint(name, info),
+    )
+
+
+def _feature_keys(name: str, info) -> tuple[str, str]:
+    """The keys of the picture and the label among a set's features. Of several, those that tfds supervises with."""
+    from tensorflow_datasets import features
+
+    supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+    keys = []
+    # The type itself: a LabeledImage, which is an Image too, is a mask.
+    for kind, fits in ((features.Image, lambda f: len(f.shape) == 3), (features.ClassLabel, lambda f: f.num_classes)):
+        found = [key for key, feature in info.features.items() if type(feature) is kind and fits(feature)]
+        chosen = [key for key in found if key in supervised] if len(found) > 1 else found
+        if len(chosen) != 1:
+            there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+            raise UserError(f"{name} is no image classification: it has {there}, not one Image and one ClassLabel.")
+        keys += chosen
+    return keys[0], keys[1]
+
+
+def _form(name: str, image, data: config.Data) -> tuple[tuple[int, int, int], np.dtype, str]:
+    """The shape and type that an Image feature's pictures are brought to, and how; '' where they are stored so.
+
+    Raises:
+      UserError: it cannot be done with such pictures.
+    """
+    (height, width, stored), dtype = image.shape, np.dtype(image.np_dtype)
+    if data.channels not in (0, 1, 3):
+        raise UserError(f"config.data.channels must be 0 (as stored), 1 or 3, not {data.channels}.")
+    channels = data.channels or (stored if height and width and stored else 1 if stored == 1 else 3)
+    size = data.image_size or (0 if height and width else MIXED_SIZE)
+    shape = (size or height, size or width, channels)
+    if shape == (height, width, stored) and (dtype.name, channels) in MODES:
+        return shape, dtype, ""
+    if dtype != np.uint8 or channels not in (1, 3):
+        raise UserError(
+            f"{name} has pictures of {_shape(image.shape)} {dtype}, which cannot be read as {_shape(shape)}.\n"
+            "Only pictures of 8 bits can be resized or change channels: leave data.image_size and data.channels at 0."
+        )
+    return shape, dtype, data.resize
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "x".join("?" if n is None else str(n) for n in shape)
+
+
+class Shard(NamedTuple):
+    """Consecutive examples of one file."""
+
+    path: str
+    skip: int
+    take: int
+
+
+def _shards(spec: str, splits) -> tuple[Shard, ...]:
+    """What files a split stands for, each of them looked at; UserError for an unknown split or a damaged file."""
+    try:
+        parts = splits[spec].file_instructions
+    except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
+        hint = nearest(spec.partition("[")[0], splits)
+        raise UserError(f"Split {spec!r}: {first_line(error)}{hint}\nThe splits are: {', '.join(splits)}.") from error
+    if not parts:
+        raise UserError(f"Split {spec!r} holds no example. The splits are: {', '.join(splits)}.")
+    for part in parts:
+        try:
+            count = _reader(part.filename, os.getpid()).num_records()
+        except RunError as error:
+            raise UserError(f"{error} Prepare the set again.") from error
+        if count != part.examples_in_shard:
+            expected = part.examples_in_shard
+            raise UserError(f"{part.filename} holds {count} examples, not {expected}. Prepare the set again.")
+    return tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in parts)
+
+
+def _fingerprint(name: str, info) -> str:
+    """Of what the examples are, not of how they are stored: a converted or copied set is the same set."""
+    digest = hashlib.sha256(f"{name}:{info.version}".encode())
+    for split_name, split in sorted(info.splits.items()):
+        digest.update(f"{split_name} {split.num_examples} {int(split.num_bytes)}".encode())
+        shards = _shards(split_name, info.splits)
+        for record in _records(shards, np.unique(np.linspace(0, split.num_examples - 1, 3).astype(int))):
+            digest.update(record)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(OPEN_FILES)
+def _reader(path: str, process: int):
+    """An open file, which threads may share. Never with a forked process, which has none of its reader's threads.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    del process
+    # No reading ahead: what is read next is anywhere.
+    reader = ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
+    if not reader.ok():
+        try:
+            reader.read([0])  # says what is wrong
+        except Exception as error:
+            raise RunError(f"{path} is damaged or missing: {first_line(error)}.") from error
+        raise RunError(f"{path} is damaged or missing.")
+    return reader
+
+
+def _records(shards: tuple[Shard, ...], indices: np.ndarray) -> list[bytes]:
+    """The serialised examples at indices [n] of the shards put end to end.
+
+    Raises:
+      RunError: naming the file that is damaged.
+    """
+    takes = np.array([shard.take for shard in shards])
+    ends = np.cumsum(takes)
+    if len(indices) and not 0 <= indices.min() <= indices.max() < ends[-1]:
+        raise IndexError(f"indices must lie in 0 to {ends[-1] - 1}, not {indices.min()} to {indices.max()}")
+    which = np.searchsorted(ends, indices, side="right")
+    positions = indices - (ends - takes)[which] + np.array([shard.skip for shard in shards])[which]
+    records = [b""] * len(indices)
+    for i in np.unique(which):
+        places = np.flatnonzero(which == i)
+        try:
+            found = _reader(shards[i].path, os.getpid()).read(positions[places].tolist())
+        except RuntimeError as error:
+            raise RunError(f"{shards[i].path} is damaged: {first_line(error)}.") from error
+        for place, record in zip(places, found, strict=True):
+            records[place] = record
+    return records
+
+
+class _Read(NamedTuple):
+    """Reads examples; holds no open file, so that it can be pickled."""
+
+    shards: tuple[Shard, ...]
+    image_key: str
+    label_key: str
+    num_classes: int
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    resize: str  # empty: pictures are stored in this shape
+
+    def __call__(self, indices: np.ndarray) -> Batch:
+        """Examples at indices [n] -> {'image': [n, H, W, C], 'label': [n] int32}; RunError for a damaged one."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        indices = np.asarray(indices)
+        records = _records(self.shards, indices)
+        features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+        files = [b"".join(feature[self.image_key].bytes_list.value[:1]) for feature in features]
+        labels = np.array([(*feature[self.label_key].int64_list.value, -1)[0] for feature in features], np.int32)
+        unlabelled = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(unlabelled):
+            raise RunError(f"{self._example(indices[unlabelled[0]])} has no label: choose another split.")
+        threads = min(cores(), len(files)) if sum(map(len, files)) > THREADED_BYTES * len(files) else 1
+        if threads > 1:  # Pillow decodes outside the interpreter's lock
+            with ThreadPoolExecutor(threads) as pool:
+                pixels = list(pool.map(self._pixels, files, indices))
+        else:
+            pixels = list(map(self._pixels, files, indices))
+        # A bytearray, for the array to be one that can be written to.
+        images = np.frombuffer(bytearray().join(pixels), self.dtype).reshape(-1, *self.shape)
+        return {"image": images, "label": labels}
+
+    def _pixels(self, file: bytes, index: int) -> bytes:
+        height, width, channels = self.shape
+        try:
+            if not self.resize:
+                return _stored_pixels(file, self.shape, self.dtype.name)
+            size = height if height == width else 0
+            picture = read_picture(io.BytesIO(file), channels=channels, size=size, resize=self.resize)
+            if picture.shape != self.shape:
+                raise BadPicture(f"is {picture.shape[1]}x{picture.shape[0]} pixels, not {width}x{height}")
+            return picture.tobytes()
+        except BadPicture as error:
+            raise RunError(f"The picture of {self._example(index)} {error}.") from error
+
+    def _example(self, index: int) -> str:
+        for shard in self.shards:
+            if index < shard.take:
+                return f"example {shard.skip + index} in {shard.path}"
+            index -= shard.take
+        raise IndexError(index)
+
+
+def _stored_pixels(file: bytes, shape: tuple[int, int, int], dtype: str) -> bytes:
+    """The pixels [H, W, C] of a picture that is stored in this shape and type, or BadPicture."""
+    height, width, channels = shape
+    mode, raw_mode, *_ = MODES[dtype, channels]
+    try:
+        if file.startswith(_png_header(shape, dtype)) and (data := _png_data(file)):
+            # Pillow's PNG decoder alone: for small pictures, it is Image.open that takes the time.
+            return Image.frombytes(mode, (width, height), data, "zip", raw_mode).tobytes()
+        with Image.open(io.BytesIO(file)) as image:
+            if image.size != (width, height):
+                raise BadPicture(f"is {image.width}x{image.height} pixels, not {width}x{height}")
+            if image.mode != mode and dtype != "uint8":
+                raise BadPicture(f"has pixels of Pillow's mode {image.mode}, not {mode}")
+            return (image if image.mode == mode else image.convert(mode)).tobytes()
+    except UnidentifiedImageError as error:
+        raise BadPicture("is not a picture") from error
+    except (OSError, ValueError, SyntaxError, struct.error) as error:  # what Pillow raises for a damaged file
+        raise BadPicture(f"is damaged ({first_line(error)})") from error
+
+
+@functools.cache
+def _png_header(shape: tuple[int, int, int], dtype: str) -> bytes:
+    """How a PNG of this shape and type begins, where it is not interlaced."""
+    height, width, channels = shape
+    *_, bits, colour = MODES[dtype, channels]
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def _png_data(file: bytes) -> bytes:
+    """The compressed pixels of a PNG, or nothing where it has critical chunks (upper-case) besides."""
+    parts, at = [], 33
+    while at + 8 <= len(file):
+        length, kind = struct.unpack_from(">I4s", file, at)
+        if kind == b"IDAT":
+            parts.append(file[at + 8 : at + 8 + length])
+        elif kind == b"IEND":
+            return b"".join(parts)
+        elif kind[:1].isupper():
+            break
+        at += 12 + length
+    return b""

@@ -1,0 +1,115 @@
+"""From a run directory to predictions on new pictures. Needs nothing but that directory."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax import evaluation, experiment
+from cnnjax.config import Config, Data
+from cnnjax.data import open_dataset, pictures
+from cnnjax.data.source import Dataset
+from cnnjax.errors import UserError
+from cnnjax.experiment import Network
+from cnnjax.run_directory import records
+from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.run_directory.records import DatasetRecord
+
+BATCH = 64  # pictures that go through the network at once
+
+
+class Run(NamedTuple):
+    """A trained network."""
+
+    config: Config
+    record: DatasetRecord
+    network: Network
+    variables: dict[str, Any]
+    step: int
+
+
+def load(workdir: str | Path, which: str = "best") -> Run:
+    """The network of a run directory, with the parameters of its best or last checkpoint (best falls back to last).
+
+    Raises:
+      UserError: the folder holds no run, or no checkpoint.
+    """
+    workdir = Path(workdir)
+    records.require_run(workdir)
+    config = experiment.from_json(records.read_json(workdir / "config.json"))
+    record = records.read_dataset(workdir)
+    network = experiment.build_network(config, record)
+    with Checkpoints(workdir, best_metric=config.checkpoint.best_metric, read_only=True) as checkpoints:
+        best = checkpoints.best() if which == "best" else None
+        step = checkpoints.newest() if best is None else best
+        if step is None:
+            raise UserError(f"{workdir} has no checkpoint yet: let `python run.py train` go on in it.")
+        variables = evaluation.evaluated_variables(checkpoints.restore_model(step))
+    return Run(config, record, network, variables, step)
+
+
+def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of images `[N, H, W, C]` as stored (uint8: 0..255) to probabilities `[N, K]`, compiled once."""
+    network = run.network
+
+    def outputs(variables, image):
+        batch = network.view(dict(image=image))
+        return network.task.predictions(network.model.apply(variables, batch["image"], train=False))
+
+    compiled = jax.jit(outputs)
+    variables = jax.device_put(run.variables)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.shape[1:] != run.record.image_shape:
+            shape = "x".join(map(str, run.record.image_shape))
+            raise UserError(f"This run takes images [N, {shape.replace('x', ', ')}], not {list(images.shape)}.")
+        rows = []
+        for start in range(0, len(images), BATCH):
+            block = images[start : start + BATCH]
+            filled = np.concatenate([block, np.repeat(block[-1:], BATCH - len(block), axis=0)])  # one shape: one compilation
+            rows.append(np.asarray(compiled(variables, filled))[: len(block)])
+        return np.concatenate(rows) if rows else np.zeros((0, len(run.record.class_names)), np.float32)
+
+    return predict
+
+
+def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """For each picture file its probabilities `[K]`, or one line on why it cannot be read, in order."""
+    predict = predictor(run)
+    height, width, channels = run.record.image_shape
+    for start in range(0, len(paths), BATCH):
+        results: dict[Path, Any] = {}
+        for path in paths[start : start + BATCH]:
+            try:
+                results[path] = pictures.read_picture(path, channels=channels, size=(height, width), resize=run.config.data.resize)
+            except pictures.BadPicture as error:
+                results[path] = str(error)
+        good = [path for path, value in results.items() if not isinstance(value, str)]
+        if good:
+            results |= dict(zip(good, predict(np.stack([results[path] for path in good]))))
+        yield from results.items()
+
+
+def dataset_for(run: Run, data: Data) -> Dataset:
+    """A data set brought to the shape that a run was trained on; its labels must mean the same classes.
+
+    Raises:
+      UserError: other classes, or another kind of pixels.
+    """
+    height, width, channels = run.record.image_shape
+    dataset = open_dataset(dataclasses.replace(data, channels=channels, image_size=height if height == width else 0))
+    if dataset.class_names != run.record.class_names:
+        raise UserError(
+            f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."
+        )
+    if dataset.image_shape != run.record.image_shape:
+        raise UserError(f"{dataset.name} has images {dataset.image_shape}, the run was trained on {run.record.image_shape}.")
+    return dataset
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")

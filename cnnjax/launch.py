@@ -1,0 +1,180 @@
+"""From a command line to a checked configuration: experiment files, and one absl flag for every knob."""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from cnnjax import experiment, knobs, models
+from cnnjax.config import Config
+from cnnjax.errors import UserError
+from cnnjax.knobs import nearest
+
+
+class CommandLine(NamedTuple):
+    """What a person typed after the verb."""
+
+    config: Config | None  # of --config, with all overrides; None without --config
+    overrides: dict[str, Any]  # the knobs that were given, by dotted name
+    flags: dict[str, str | None]
+    arguments: list[str]
+    experiment: str  # the name of the experiment file, without its folder and suffix
+
+
+def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config] | None = None) -> CommandLine:
+    """Reads the arguments after the verb.
+
+    `verb_flags` are those of the verb besides the knobs: `name`, `default`, `help` and `choices` (None: any text).
+    `base`, where given, supplies the configuration that is overridden when there is no --config: it is called with
+    the values of `verb_flags` as far as they can be read beforehand.
+
+    Raises:
+      UserError: an unknown flag or knob, a wrong type, a value out of range, a missing file.
+    """
+    given = _given(arguments)
+    config, name = None, ""
+    if "config" in given:
+        config, name = load_experiment(given["config"])
+    elif base is not None:
+        config = base({flag.name: given.get(flag.name, flag.default) for flag in verb_flags})
+    elif any(key.startswith("config.") for key in given):
+        raise UserError("Say which experiment with --config=experiments/NAME.py; --config.KNOB=VALUE then changes it.")
+    if "config.model" in given and config is not None:
+        config.model = models.options(given["config.model"])
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    _define(values, verb_flags, config)
+    try:
+        rest = values([sys.argv[0], *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [k for k in values if k not in ("model",)]
+        raise UserError(f"There is no flag --{error.flagname}.{nearest(error.flagname, known)}") from None
+    except flags.Error as error:
+        raise UserError(_capital(str(error).removeprefix("flag "))) from None
+    overrides = {}
+    for knob in knobs.walk(config) if config is not None else ():
+        if values[f"config.{knob.name}"].present:
+            overrides[knob.name] = values[f"config.{knob.name}"].value
+    for knob_name, value in overrides.items():
+        knobs.assign(config, knob_name, value)
+    if config is not None:
+        experiment.check(config)
+    return CommandLine(config, overrides, {flag.name: values[flag.name].value for flag in verb_flags}, rest, name)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _given(arguments: list[str]) -> dict[str, str]:
+    """The flags with a value, before it is known which flags there are."""
+    given = {}
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").partition("=")
+            if not equals and index + 1 < len(arguments):
+                value = arguments[index + 1]
+            given[name] = value
+    return given
+
+
+class _KnobParser(flags.ArgumentParser):
+    """Turns the text of a flag into the type of a knob."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument
+        return _parsed(argument, self.kind)
+
+    def flag_type(self):
+        return knobs.type_name(self.kind)
+
+
+def _parsed(text: str, kind):
+    element = knobs.element_type(kind)
+    try:
+        if element is not None:
+            parts = [part.strip() for part in text.strip().strip("()[]").split(",")]
+            return tuple(_parsed(part, element) for part in parts if part)
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"must be {knobs.type_name(kind)}, not {text!r}") from None
+
+
+class _KnobFlag(flags.Flag):
+    """A flag whose errors name the knob, not absl's classes."""
+
+    def _parse(self, argument):
+        try:
+            return self.parser.parse(argument)
+        except ValueError as error:
+            raise flags.IllegalFlagValueError(f"{self.name} {error}") from None
+
+
+def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) -> None:
+    flags.DEFINE_string("config", None, "the experiment: FILE.py or FILE.py:NAME", flag_values=values)
+    flags.DEFINE_string("config.model", None, "the architecture", flag_values=values)
+    for flag in verb_flags:
+        if flag.choices:
+            flags.DEFINE_enum(flag.name, flag.default, flag.choices, flag.help, flag_values=values)
+        else:
+            flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
+    for knob in knobs.walk(config) if config is not None else ():
+        name = f"config.{knob.name}"
+        parser, serializer = _KnobParser(knob.type), flags.ArgumentSerializer()
+        boolean = dict(boolean=True) if knob.type is bool else {}
+        values[name] = _KnobFlag(parser, serializer, name, knob.value, knob.help, **boolean)
+
+
+def load_experiment(spec: str) -> tuple[Config, str]:
+    """The configuration of FILE.py or FILE.py:NAME, and the file's name without suffix.
+
+    NAME is handed to `get_config` where it takes an argument; else it chooses the model.
+
+    Raises:
+      UserError: the file is missing, fails, or returns no Config.
+    """
+    file, _, name = spec.partition(".py:")
+    path = Path(file + ".py" if _ or name else spec)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("experiments")
+        others = [str(p) for p in sorted(folder.glob("*.py"))]
+        raise UserError(f"There is no experiment file {path}.{nearest(str(path), others)}")
+    if path.suffix != ".py":
+        raise UserError(f"--config={path} is no experiment: give a Python file with get_config().")
+    module_spec = importlib.util.spec_from_file_location(f"cnnjax_experiment_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no function get_config() that returns a cnnjax.config.Config.")
+        takes_name = bool(inspect.signature(module.get_config).parameters)
+        config = module.get_config(*([name] if name and takes_name else []))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a person's file may raise
+        line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path.absolute()) or f.filename == str(path)), "?")
+        if isinstance(error, SyntaxError):
+            line = error.lineno
+        hint = ""
+        if isinstance(error, AttributeError) and hasattr(error.obj, "__slots__"):
+            hint = nearest(error.name, error.obj.__slots__)
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}.{hint}") from None
+    if not isinstance(config, Config):
+        raise UserError(f"get_config() of {path} must return a cnnjax.config.Config, not {type(config).__name__}.")
+    if name and not takes_name:
+        config.model = models.options(name)
+    return config, path.stem

@@ -1,0 +1,26 @@
+"""Normalisation of activations. All keep their statistics and parameters in float32."""
+
+from functools import partial
+
+import flax.linen as nn
+
+# Ioffe & Szegedy 2015. Say `use_running_average=not train` in the call, not in the constructor, so that the training step
+# can hold the statistics of frozen layers. The batch is the global one under `jit` over a mesh.
+BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+GroupNorm = nn.GroupNorm  # Wu & He 2018
+LayerNorm = nn.LayerNorm  # Ba, Kiros & Hinton 2016
+
+NORMALIZATIONS = ("batch", "group", "layer", "none")
+
+
+def normalization(name: str, train: bool, **kwargs):
+    """The normalisation of a name, a function of x `[B, *spatial, C]`; 'none' is the identity."""
+    if name == "batch":
+        return partial(BatchNorm(**kwargs), use_running_average=not train)
+    if name == "group":
+        return GroupNorm(num_groups=None, group_size=8, **kwargs)
+    if name == "layer":
+        return LayerNorm(**kwargs)
+    if name == "none":
+        return lambda x: x
+    raise ValueError(f"There is no normalisation {name!r}: one of {', '.join(NORMALIZATIONS)}.")

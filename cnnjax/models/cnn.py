@@ -1,0 +1,97 @@
+"""A small convolutional network whose every part is a knob: the place for a first experiment and for ablations.
+
+Stages of convolution, normalisation and activation, each stage but the last ended by downsampling, then global average
+pooling or a flattened dense head.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax import layers
+from cnnjax.errors import UserError
+from cnnjax.knobs import knob
+
+
+@dataclasses.dataclass(slots=True)
+class Options:
+    channels: tuple[int, ...] = knob((32, 64, 128), "channels of each stage", low=1)
+    blocks: int = knob(2, "convolutions in each stage", low=1)
+    kernel_size: int = knob(3, "pixels: side of each convolution", low=1)
+    activation: str = knob("relu", "non-linearity", choices=tuple(layers.ACTIVATIONS))
+    normalization: str = knob("batch", "after each convolution", choices=layers.NORMALIZATIONS)
+    downsampling: str = knob("max", "between stages: 2x2 pooling, or stride 2 in the next convolution", choices=("max", "average", "stride"))
+    hidden: tuple[int, ...] = knob((), "widths of dense layers before the last; with any, the head is flattened instead of averaged", low=1)
+    dropout: float = knob(0.0, "probability, before each dense layer", low=0, below=1)
+
+    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        return CNN(num_classes, dataclasses.asdict(self), dtype, remat)
+
+
+class Block(nn.Module):
+    """Convolution, normalisation, activation. `[B, H, W, C]` -> `[B, H/stride, W/stride, features]`."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    normalization: str
+    activation: str
+    train: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = layers.Conv(
+            self.features,
+            (self.kernel_size,) * 2,
+            strides=self.stride,
+            use_bias=self.normalization == "none",
+            dtype=self.dtype,
+        )(x)
+        x = layers.normalization(self.normalization, self.train, dtype=self.dtype)(x)
+        return layers.activation(self.activation)(x)
+
+
+class CNN(nn.Module):
+    """The network of `Options`, held as a dict."""
+
+    num_classes: int
+    options: dict
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`[B, H, W, C]` -> logits `[B, num_classes]` float32."""
+        o = self.options
+        smallest = 2 ** (len(o["channels"]) - 1)
+        if min(x.shape[1:3]) < smallest:
+            raise UserError(
+                f"A cnn of {len(o['channels'])} stages needs pictures of at least {smallest}x{smallest}, "
+                f"not {x.shape[1]}x{x.shape[2]}: give config.model.channels fewer stages."
+            )
+        block = nn.remat(Block) if self.remat else Block
+        x = x.astype(self.dtype)
+        for stage, features in enumerate(o["channels"]):
+            if stage and o["downsampling"] != "stride":
+                x = layers.pooling(o["downsampling"], (2, 2))(x)
+            for index in range(o["blocks"]):
+                stride = 2 if stage and index == 0 and o["downsampling"] == "stride" else 1
+                x = block(
+                    features,
+                    o["kernel_size"],
+                    stride,
+                    o["normalization"],
+                    o["activation"],
+                    train,
+                    self.dtype,
+                    name=f"stage{stage}_block{index}",
+                )(x)
+        x = layers.Flatten()(x) if o["hidden"] else layers.GlobalAveragePool()(x)
+        for index, features in enumerate(o["hidden"]):
+            x = layers.Dropout(o["dropout"], deterministic=not train)(x)
+            x = layers.activation(o["activation"])(layers.Dense(features, dtype=self.dtype, name=f"hidden{index}")(x))
+        x = layers.Dropout(o["dropout"], deterministic=not train)(x)
+        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(jnp.float32)

@@ -1,0 +1,122 @@
+"""The small JSON files of a run directory."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax.data.source import Dataset, Statistics
+from cnnjax.errors import RunError, UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
+
+
+class DatasetRecord(NamedTuple):
+    """What a run must remember of its data to be used without them."""
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    dtype: str
+    statistics: Statistics
+    split_sizes: dict[str, int]
+    fingerprint: str
+
+
+def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, int]) -> DatasetRecord:
+    return DatasetRecord(
+        dataset.name,
+        tuple(dataset.class_names),
+        tuple(dataset.image_shape),
+        np.dtype(dataset.dtype).name,
+        statistics,
+        split_sizes,
+        dataset.fingerprint,
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes to a file beside and renames it: a reader sees the old or the new one, never a half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError for a file that is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+
+
+def write_dataset(workdir: Path, record: DatasetRecord) -> None:
+    statistics = {name: value.tolist() for name, value in record.statistics._asdict().items()}
+    write_json(workdir / "dataset.json", record._asdict() | dict(statistics=statistics))
+
+
+def read_dataset(workdir: Path) -> DatasetRecord:
+    path = workdir / "dataset.json"
+    value = read_json(path)
+    try:
+        statistics = Statistics(**{name: np.asarray(v, np.float32) for name, v in value.pop("statistics").items()})
+        value |= dict(class_names=tuple(value["class_names"]), image_shape=tuple(value["image_shape"]))
+        return DatasetRecord(statistics=statistics, **value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error!r}.") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the commit of the code that runs."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ) if _has_git() else None
+    return dict(
+        python=platform.python_version(),
+        packages=versions,
+        platform=platform.platform(),
+        cpus=os.cpu_count(),
+        devices=[f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        commit=git.stdout.strip() if git and git.returncode == 0 else None,
+        command=sys.argv,
+    )
+
+
+def _has_git() -> bool:
+    import shutil
+
+    return shutil.which("git") is not None
+
+
+def is_run(workdir: Path) -> bool:
+    return (workdir / "config.json").is_file()
+
+
+def require_run(workdir: Path) -> None:
+    """Raises UserError where a folder holds no run."""
+    if not is_run(workdir):
+        why = "does not exist" if not workdir.exists() else "holds no run (there is no config.json)"
+        raise UserError(f"{workdir} {why}: give --workdir the folder of a run that `python run.py train` made.")

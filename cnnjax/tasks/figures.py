@@ -1,0 +1,44 @@
+"""Pictures of how a classifier does: its confusion matrix and its worst mistakes.
+
+Figures are made without pyplot: no display, no global state.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """`[K, K]` counts (row: label, column: prediction), coloured by the share of the row."""
+    classes = len(class_names)
+    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    side = min(4 + 0.35 * classes, 14)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="label", title=f"Confusion matrix of {int(confusion.sum())} examples")
+    if classes <= 40:
+        axes.set_xticks(range(classes), class_names, rotation=90)
+        axes.set_yticks(range(classes), class_names)
+    if classes <= 20:
+        for row, column in np.argwhere(confusion > 0):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def worst_mistakes(examples: list[dict], class_names: tuple[str, ...], columns: int = 6) -> Figure:
+    """The examples that cost most, each with its label, and what was predicted and how surely.
+
+    Each example is a dict of `image` `[H, W, C]` in [0, 1], `label`, `predicted`, `confidence`.
+    """
+    rows = max(1, -(-len(examples) // columns))
+    figure = Figure(figsize=(1.9 * columns, 2.3 * rows), layout="constrained")
+    figure.suptitle("Worst mistakes" if examples else "No mistakes")
+    for axes, example in zip(figure.subplots(rows, columns, squeeze=False).flat, examples + [None] * (rows * columns)):
+        axes.axis("off")
+        if example is not None:
+            image = np.clip(example["image"], 0, 1)
+            axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            label, predicted = class_names[example["label"]], class_names[example["predicted"]]
+            axes.set_title(f"{label}\nnot {predicted} ({example['confidence']:.0%})", fontsize=9)
+    return figure

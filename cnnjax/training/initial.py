@@ -1,0 +1,52 @@
+"""The state before the first step: from the seed, or from another run whose parameters are fine-tuned."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+
+from cnnjax.errors import UserError
+from cnnjax.evaluation import evaluated_variables
+from cnnjax.experiment import Experiment, initial_variables
+from cnnjax.run_directory import records
+from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.training.state import TrainState, create
+
+
+def initial_state(exp: Experiment, log: Callable[[str], None] = print) -> TrainState:
+    """The state before the first step. Raises UserError where `config.init_from` is no run or of another architecture."""
+    config = exp.config
+    # Compiled as one program, or every initialiser would be compiled by itself.
+    variables = jax.jit(lambda: initial_variables(exp.network, config.seed))()
+    if config.init_from:
+        variables = fine_tuned(variables, Path(config.init_from), log)
+    return create(
+        variables,
+        exp.optimizer,
+        seed=config.seed,
+        ema=bool(config.ema_decay),
+        higher_is_better=config.checkpoint.best_metric == "accuracy",
+    )
+
+
+def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None]) -> dict[str, Any]:
+    """`variables` with the values that the run's best (else newest) checkpoint has under the same names.
+
+    Whatever has another shape there, as a head for another number of classes has, or is missing, stays fresh and is named.
+    """
+    records.require_run(run)
+    best_metric = records.read_json(run / "config.json").get("checkpoint", {}).get("best_metric", "accuracy")
+    with Checkpoints(run, best_metric=best_metric, read_only=True) as checkpoints:
+        step = checkpoints.best() if checkpoints.best() is not None else checkpoints.newest()
+        if step is None:
+            raise UserError(f"config.init_from={run} has no checkpoint.")
+        saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    taken = {name: saved[name] for name, value in flat.items() if name in saved and saved[name].shape == value.shape}
+    if not taken:
+        raise UserError(f"config.init_from={run} is of another architecture: no parameter has the same name and shape.")
+    fresh = sorted(name.removeprefix("params/") for name in flat.keys() - taken.keys())
+    log(f"Parameters from {run}, step {step}" + (f"; new: {', '.join(fresh)}" if fresh else "") + ".")
+    return flax.traverse_util.unflatten_dict(flat | taken, sep="/")

@@ -1,0 +1,132 @@
+"""What a run writes and shows while it goes: metrics.jsonl, TensorBoard events, a progress bar or plain lines."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorboardX
+from tqdm import tqdm
+
+from cnnjax.errors import RunError
+
+PLAIN_LINE_SECONDS = 5.0  # without a terminal, lines about training come no more often than this
+METRICS = "metrics.jsonl"
+
+
+def read_entries(workdir: Path) -> list[dict]:
+    """The entries of metrics.jsonl in order, without a last line that was cut off."""
+    entries = []
+    path = Path(workdir) / METRICS
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+class Logbook:
+    """The log of one run. Use as a context manager.
+
+    Args:
+      workdir: the run directory.
+      start: the step that the run goes on from; later entries of an earlier attempt are cut off.
+      total_steps, steps_per_epoch, batch_size: to tell epochs, rates and the time left.
+      scores_of: sums -> means, the task's.
+      log: prints a line.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: float, batch_size: int,
+                 scores_of: Callable[[dict], dict[str, float]], log: Callable[[str], None] = print):  # fmt: skip
+        kept = [entry for entry in read_entries(workdir) if entry["step"] <= start]
+        self._epochs = lambda step: step / steps_per_epoch
+        self._total_steps, self._batch_size, self._scores_of, self._log = total_steps, batch_size, scores_of, log
+        self._path = Path(workdir) / METRICS
+        self._write(lambda: self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept)))
+        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._clock = self._started = self._spoken = time.monotonic()
+        self._first_step = start
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.close()
+        self._events.close()
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar where there is one."""
+        self._bar.clear()
+        self._log(line)
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last entry out of images/s: compilation, evaluation."""
+        self._clock = time.monotonic()
+        self._steps = 0
+
+    def add(self, sums: dict[str, float]) -> None:
+        """Takes in the metrics of one more step."""
+        for name, value in sums.items():
+            last = name in ("learning_rate", "grad_norm", "param_norm")
+            self._sums[name] = value if last else self._sums.get(name, 0.0) + value
+        self._steps += 1
+        self._bar.update()
+
+    def train(self, step: int) -> None:
+        """Writes an entry of all steps since the last one."""
+        if not self._sums:
+            return
+        seconds = time.monotonic() - self._clock
+        scores = self._scores_of(self._sums)
+        scores |= {name: self._sums[name] for name in ("learning_rate", "grad_norm", "param_norm")}
+        if self._steps and seconds > 0:
+            scores["images_per_second"] = self._steps * self._batch_size / seconds
+        self._sums = {}
+        self.restart_clock()
+        self._entry("train", step, scores)
+        shown = f"loss {scores['loss']:.4f}  accuracy {scores['accuracy']:.4f}"
+        rate = f"{scores['images_per_second']:,.0f} images/s" if "images_per_second" in scores else ""
+        if not self._bar.disable:
+            self._bar.set_description_str(f"epoch {self._epochs(step):.1f}", refresh=False)
+            self._bar.set_postfix_str(f"{shown}  {rate}")
+        elif time.monotonic() - self._spoken >= PLAIN_LINE_SECONDS or step == self._total_steps:
+            self._spoken = time.monotonic()
+            left = (self._spoken - self._started) / max(step - self._first_step, 1) * (self._total_steps - step)
+            self._log(f"epoch {self._epochs(step):6.2f}  step {step:6d}  {shown}  {rate}  {duration(left)} left")
+
+    def evaluation(self, split: str, step: int, scores: dict[str, float], note: str = "") -> None:
+        """Writes and shows the scores of a split."""
+        self._entry(split, step, scores)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "accuracy"))
+        self.say(f"epoch {self._epochs(step):6.2f}  step {step:6d}  {split}: {shown}{note}")
+        self._spoken = time.monotonic()
+        self.restart_clock()
+
+    def _entry(self, split: str, step: int, scores: dict[str, float]) -> None:
+        entry = dict(step=step, epoch=round(self._epochs(step), 4), split=split, **scores, time=round(time.time(), 3))
+
+        def append():
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            for name, value in scores.items():
+                self._events.add_scalar(f"{split}/{name}", value, step)
+
+        self._write(append)
+
+    def _write(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written: {error.strerror}.") from None
+
+
+def duration(seconds: float) -> str:
+    """'42 s', '3 min 5 s', '2 h 10 min'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,28 @@
+"""The pictures and the summary that a finished run leaves behind."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def learning_curves(entries: list[dict]) -> Figure:
+    """Loss, accuracy and learning rate over epochs, from the entries of metrics.jsonl."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, score in zip(panels, ("loss", "accuracy", "learning_rate")):
+        for split in ("train", "validation"):
+            points = [(e["epoch"], e[score]) for e in entries if e["split"] == split and score in e]
+            if points:
+                axes.plot(*zip(*points), label=split, linewidth=1 if split == "train" else 2)
+        axes.set(xlabel="epoch", title=score.replace("_", " "))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    return figure
+
+
+def save_figures(workdir: Path, figures: dict[str, Figure]) -> list[str]:
+    """Writes each as NAME.png and returns the file names."""
+    for name, figure in figures.items():
+        figure.savefig(Path(workdir) / f"{name}.png", dpi=100)
+    return [f"{name}.png" for name in figures]

@@ -1,0 +1,107 @@
+"""One step of training: a pure function, written once, compiled elsewhere."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnjax.optimizers import ema_update, is_frozen
+from cnnjax.training.state import TrainState
+
+
+def train_step_of(
+    model: nn.Module,
+    task,
+    augment: Callable,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+    frozen: tuple[str, ...] = (),
+    matmul_precision: str = "default",
+) -> Callable:
+    """`train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
+
+    `augment(key, batch) -> batch` runs first, on the whole batch. The loss is sum(weight * loss) / sum(weight) over the
+    whole batch; with `axis_name` both sums and the gradients are added up over that axis. With accumulate=k the batch is
+    worked off in k parts, one after another, whose gradients add up to that of the whole (BatchNorm sees each part).
+    Metrics are the task's sums, and `learning_rate`, `grad_norm` and `param_norm` (both L2, after the update for the latter).
+    """
+
+    def loss_of_part(params, batch_stats, batch, key):
+        variables = dict(params=params, **({"batch_stats": batch_stats} if batch_stats else {}))
+        with nn.intercept_methods(_frozen_statistics(frozen)):
+            logits, changed = model.apply(
+                variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
+        total = (batch["weight"] * task.loss(logits, batch, label_smoothing)).sum()
+        return total, (changed.get("batch_stats", {}), task.metrics(logits, batch))
+
+    gradient = jax.grad(loss_of_part, has_aux=True)
+
+    def train_step(state: TrainState, batch: dict, *, axis_name: str | None = None) -> tuple[TrainState, dict]:
+        add_up = lambda tree: jax.lax.psum(tree, axis_name) if axis_name else tree
+        key = jax.random.fold_in(state.key, state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        with jax.default_matmul_precision(matmul_precision):
+            batch = augment(augment_key, batch)
+            if accumulate == 1:
+                gradients, (batch_stats, metrics) = gradient(state.params, state.batch_stats, batch, dropout_key)
+            else:
+                gradients, batch_stats, metrics = _accumulated(gradient, state, batch, dropout_key, accumulate)
+            gradients, metrics = add_up(gradients), add_up(metrics)
+            total_weight = metrics["count"]
+            gradients = jax.tree.map(lambda g: g / total_weight, gradients)
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            updates = jax.tree.map(lambda u: state.plateau.scale * u, updates)
+            params = optax.apply_updates(state.params, updates)
+        metrics |= dict(
+            learning_rate=schedule(state.step) * state.plateau.scale,
+            grad_norm=optax.global_norm(gradients),
+            param_norm=optax.global_norm(params),
+        )
+        new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        if ema_decay:
+            new = new.replace(ema_params=ema_update(state.ema_params, params, ema_decay, state.step))
+        return new, metrics
+
+    return train_step
+
+
+def _accumulated(gradient: Callable, state: TrainState, batch: dict, key: jax.Array, parts: int):
+    """Gradient sums and metrics over `parts` equal parts of the batch, each with its own dropout."""
+    # Part p takes examples p, p + parts, ...: on several devices every part then lies on all of them.
+    batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def body(batch_stats, part):
+        index, part = part
+        gradients, (batch_stats, metrics) = gradient(state.params, batch_stats, part, jax.random.fold_in(key, index))
+        return batch_stats, (gradients, metrics)
+
+    def summed(carry, part):
+        batch_stats, totals = carry
+        batch_stats, terms = body(batch_stats, part)
+        return (batch_stats, jax.tree.map(jnp.add, totals, terms)), None
+
+    items = (jnp.arange(parts), batch)
+    first = jax.tree.map(lambda x: x[0], items)
+    rest = jax.tree.map(lambda x: x[1:], items)
+    (batch_stats, (gradients, metrics)), _ = jax.lax.scan(summed, body(state.batch_stats, first), rest)
+    return gradients, batch_stats, metrics
+
+
+def _frozen_statistics(frozen: tuple[str, ...]) -> Callable:
+    """BatchNorm under a frozen path normalises by its running statistics and leaves them as they are."""
+
+    def interceptor(call, args, kwargs, context):
+        module = context.module
+        if frozen and isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+            if is_frozen(module.path, frozen):
+                kwargs = kwargs | dict(use_running_average=True)
+        return call(*args, **kwargs)
+
+    return interceptor
