@@ -86,7 +86,7 @@ def evaluate(arguments: list[str]) -> int:
     _only_changes(line, "data.")
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     parallel.use_compilation_cache()
-    dataset = inference.dataset_for(run, line.config)
+    dataset = inference.dataset_for(run, line.config.data)
     split = dataset.split(line.flags["split"] or line.config.data.test or "test")
     layout = parallel.layout(line.config.devices)
     batch_size = experiment.eval_batch_size(line.config)

@@ -5,6 +5,7 @@ Training, evaluation and prediction all start here.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from cnnjax.data import augmentation, open_dataset, pipeline
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Split, Statistics, subset
 from cnnjax.errors import UserError
-from cnnjax.run_directory.records import DatasetRecord, record_of
+from cnnjax.run_directory.records import DatasetRecord, record_of, require_run
 from cnnjax.tasks import classification
 
 
@@ -74,6 +75,8 @@ def build(config: Config) -> Experiment:
       UserError: a knob that does not fit its range, the data, the network or the devices.
     """
     check(config)
+    if config.init_from:
+        require_run(Path(config.init_from))
     layout = parallel.layout(config.devices)
     parallel.check_divisible(layout, config.batch_size, "batch_size", config.accumulate)
     parallel.check_divisible(layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size")

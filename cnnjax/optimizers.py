@@ -8,6 +8,7 @@ import fnmatch
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,12 +29,12 @@ def schedule(options: config.Schedule, peak: float, total_steps: int, steps_per_
     """The learning rate as a function of the step, which counts from 0; traceable, float32.
 
     With W steps of warm-up (0: none), rate(t) = peak * min(1, (t + 1) / W) * form(t): the first step has a rate above
-    zero, step W - 1 the peak. form(t) is 1 up to step W, and from there:
+    zero, step W - 1 the peak. The form is one of:
 
     - constant, plateau: 1. (The training step multiplies updates by `Plateau.scale`.)
-    - step: factor to the number of boundaries b <= t.
-    - cosine: half a cosine from 1 to `final` at t = total_steps (Loshchilov & Hutter 2017, without restarts).
-    - one_cycle: a straight line from 1 to `final` at t = total_steps (Smith & Topin 2018; momentum is left alone).
+    - step: factor to the number of boundaries b <= t (one within the warm-up counts too).
+    - cosine: half a cosine from 1 at t = W to `final` at t = total_steps (Loshchilov & Hutter 2017, without restarts).
+    - one_cycle: a straight line from 1 at t = W to `final` at t = total_steps (Smith & Topin 2018; momentum stays).
       W is 30 % of the run where no warm-up is given.
 
     Like the first step, the last (total_steps - 1) is just short of the end of the line, so that with final = 0 it is
@@ -195,32 +196,35 @@ def decay_mask(params, decay_all: bool):
     return jax.tree.map(lambda p: decay_all or p.ndim >= 2, params)
 
 
-def frozen_mask(params, patterns: tuple[str, ...]):
-    """A tree of bool like `params`: what some pattern freezes.
+def is_frozen(path: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    """Whether some pattern matches a path such as ('stage1', 'conv', 'kernel'), or that of a module that it lies in.
 
-    A parameter's path is written `stage1/conv/kernel`. A pattern (`*`, `?`, `[...]`, case counts; `*` crosses `/`)
-    freezes the parameter with that path, and all below a module with that path: `stage1` and `stage1/*` are the same.
+    Patterns are globs (`*`, `?`, `[...]`, case counts) over paths written `stage1/conv/kernel`; `*` crosses `/`.
+    """
+    return any(fnmatch.fnmatchcase(name, pattern) for name in _path_and_parents(path) for pattern in patterns)
+
+
+def _path_and_parents(path: tuple[str, ...]) -> list[str]:
+    return ["/".join(path[: n + 1]) for n in range(len(path))]
+
+
+def frozen_mask(params, patterns: tuple[str, ...]):
+    """A tree of bool like `params` (nested dicts): what some pattern freezes; `stage1` and `stage1/*` are the same.
 
     Raises:
       UserError: a pattern that matches nothing, or nothing left to train.
     """
-
-    def path_and_parents(path) -> list[str]:
-        parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-        return ["/".join(parts[: n + 1]) for n in range(len(parts))]
-
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    names = [path_and_parents(path) for path, _ in leaves]
-    every_name = list(dict.fromkeys(name for own in names for name in own))
+    flat = flax.traverse_util.flatten_dict(params)
+    every_name = dict.fromkeys(name for path in flat for name in _path_and_parents(path))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in every_name):
+            hint = nearest(pattern, every_name)
             parts = ", ".join(name for name in every_name if "/" not in name)
-            hint = nearest(pattern, every_name) or f" There are {parts}."
-            raise UserError(f"config.optimizer.frozen: {pattern!r} matches no parameter.{hint}")
-    mask = [any(fnmatch.fnmatchcase(name, pattern) for name in own for pattern in patterns) for own in names]
-    if all(mask):
+            raise UserError(f"config.optimizer.frozen: {pattern!r} matches no parameter.{hint or f' There are {parts}.'}")
+    mask = {path: is_frozen(path, patterns) for path in flat}
+    if all(mask.values()):
         raise UserError(f"config.optimizer.frozen = {tuple(patterns)} leaves nothing to train. Take a pattern away.")
-    return jax.tree.unflatten(structure, mask)
+    return flax.traverse_util.unflatten_dict(mask)
 
 
 # --- What follows the validation score --------------------------------------------------------------------------------

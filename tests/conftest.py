@@ -5,3 +5,34 @@ import os
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax.parallel import use_compilation_cache
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests prepare data and compile in a cache of their own, shared by all of a session."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["CNNJAX_CACHE_DIR"] = str(path)
+    use_compilation_cache()
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory):
+    """Thirty handwritten digits 0, 1, 2 as a person might keep them: DIR/{train,test}/{class}/*.png."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    root = tmp_path_factory.mktemp("pictures")
+    for split, start in (("train", 0), ("test", 20)):
+        for label in range(3):
+            folder = root / split / f"digit {label}"
+            folder.mkdir(parents=True)
+            for n, pixels in enumerate(images[labels == label][start : start + 10]):
+                Image.fromarray((pixels.reshape(8, 8) * 15).astype(np.uint8)).save(folder / f"{n}.png")
+    return root

@@ -190,7 +190,7 @@ def test_state_is_arrays_and_keeps_its_types(name):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), first)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ("sgd", "lars"))
 def test_learning_rate_follows_the_schedule(name):
     params = some_params()
     after, _ = trained(config.Optimizer(name=name), params, steps=3, rate=lambda step: jnp.where(step < 2, 0.0, RATE))

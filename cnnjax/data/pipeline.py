@@ -103,7 +103,10 @@ def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int =
         yield map(batch, range(start, stop))
         return
     import grain
+    from absl import flags
 
+    if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which our command line does not hold
+        flags.FLAGS.mark_as_parsed()
     numbers = grain.MapDataset.range(start, stop).map(batch)
     stream = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=8))
     if workers:

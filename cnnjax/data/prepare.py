@@ -18,6 +18,7 @@ from cnnjax.errors import RunError, UserError
 from cnnjax.knobs import nearest
 
 INFO_FILE = "dataset_info.json"
+CONFIG_FILE = ".config/metadata.json"
 BLOCK_BYTES = 2**26  # records are copied in blocks of about this size...
 BLOCK_RECORDS = 64  # ...and of no fewer, so that their checksums are worked out side by side
 
@@ -109,7 +110,7 @@ def _versions(name: Name, folder: Path) -> list[Prepared]:
 def _config(name: str, root: Path) -> str | None:
     """The config that a bare name means: the default one, else the only one that is there."""
     found = sorted({path.parents[1].name for path in root.glob(f"*/*/{INFO_FILE}")})
-    metadata = root / ".config" / "metadata.json"
+    metadata = root / CONFIG_FILE
     default = _json(metadata).get("default_config_name") if metadata.is_file() else None
     if default in found:
         return default
@@ -120,8 +121,8 @@ def _config(name: str, root: Path) -> str | None:
 
 def _json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read: {error}. Prepare the set again.") from error
 
 
@@ -248,6 +249,10 @@ def _convert(data: config.Data, name: Name, source: Path, log: Callable[[str], N
         info.pop("alternativeFileFormats", None)
         (temporary / INFO_FILE).write_text(json.dumps(info, indent=2))
         temporary.rename(target)
+        default = source.parents[1] / CONFIG_FILE  # beside the configs: which of them a bare name means
+        if there.config and default.is_file() and not (target.parents[1] / CONFIG_FILE).exists():
+            (target.parents[1] / CONFIG_FILE).parent.mkdir(exist_ok=True)
+            shutil.copyfile(default, target.parents[1] / CONFIG_FILE)
     except OSError as error:
         raise RunError(f"{source} cannot be converted: {error}") from error
     finally:
@@ -276,9 +281,9 @@ def _shards(source: Path) -> list[tuple[str, str, int]]:
     import tensorflow_datasets as tfds
 
     shards = []
-    for split in tfds.builder_from_directory(str(source), file_format="tfrecord").info.splits.values():
-        old, count = split.filename_template, split.num_shards
-        new = old.replace(filetype_suffix="array_record")
+    for split in tfds.builder_from_directory(str(source)).info.splits.values():
+        count = split.num_shards
+        old, new = (split.filename_template.replace(filetype_suffix=suffix) for suffix in ("tfrecord", "array_record"))
         for i, length in enumerate(split.shard_lengths):
             names = (t.sharded_filepath(shard_index=i, num_shards=count).name for t in (old, new))
             shards.append((*names, length))

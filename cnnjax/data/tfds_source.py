@@ -21,7 +21,7 @@ from cnnjax.errors import RunError, UserError
 from cnnjax.knobs import nearest
 
 OPEN_FILES = 512  # files of examples that are kept open: half of what a process may have open on most systems
-THREADED_BYTES = 4096  # of a picture's file on average: for smaller ones, threads cost more than they bring
+SMALL_BYTES = 4096  # of a picture's file on average: smaller ones are decoded together, larger ones in threads
 MIXED_SIZE = 128  # pixels: pictures of several sizes are brought to this, where no size is asked for
 
 # Pillow's mode, the same as PNG has it, its bits and its colour type, for pixels that are stored as PNG.
@@ -46,7 +46,7 @@ def open_tfds(data: config.Data) -> Dataset:
     folder = find(data)
     try:
         info = tfds.builder_from_directory(str(folder), file_format="array_record").info
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         raise UserError(f"{folder} cannot be read: {first_line(error)}. Prepare the set again.") from error
     name = "/".join(filter(None, (info.name, info.config_name)))
     image_key, label_key = _feature_keys(name, info)
@@ -61,7 +61,7 @@ def open_tfds(data: config.Data) -> Dataset:
 
     def split(spec: str) -> Split:
         shards = _shards(spec, info.splits)
-        read = _Read(shards, image_key, label_key, label.num_classes, shape, dtype, resize)
+        read = _Read(shards, image_key, label_key, label.num_classes, shape, dtype.name, resize)
         return Split(sum(shard.take for shard in shards), read)
 
     return Dataset(
@@ -86,7 +86,7 @@ def _feature_keys(name: str, info) -> tuple[str, str]:
         found = [key for key, feature in info.features.items() if type(feature) is kind and fits(feature)]
         chosen = [key for key in found if key in supervised] if len(found) > 1 else found
         if len(chosen) != 1:
-            there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+            there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(info.features.items()))
             raise UserError(f"{name} is no image classification: it has {there}, not one Image and one ClassLabel.")
         keys += chosen
     return keys[0], keys[1]
@@ -131,7 +131,8 @@ def _shards(spec: str, splits) -> tuple[Shard, ...]:
     try:
         parts = splits[spec].file_instructions
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
-        hint = nearest(spec.partition("[")[0], splits)
+        names = [part.partition("[")[0].strip() for part in spec.split("+")]
+        hint = "".join(nearest(part, splits) for part in names if part not in splits)
         raise UserError(f"Split {spec!r}: {first_line(error)}{hint}\nThe splits are: {', '.join(splits)}.") from error
     if not parts:
         raise UserError(f"Split {spec!r} holds no example. The splits are: {', '.join(splits)}.")
@@ -151,6 +152,8 @@ def _fingerprint(name: str, info) -> str:
     digest = hashlib.sha256(f"{name}:{info.version}".encode())
     for split_name, split in sorted(info.splits.items()):
         digest.update(f"{split_name} {split.num_examples} {int(split.num_bytes)}".encode())
+        if not split.num_examples:
+            continue
         shards = _shards(split_name, info.splits)
         for record in _records(shards, np.unique(np.linspace(0, split.num_examples - 1, 3).astype(int))):
             digest.update(record)
@@ -210,7 +213,7 @@ class _Read(NamedTuple):
     label_key: str
     num_classes: int
     shape: tuple[int, int, int]
-    dtype: np.dtype
+    dtype: str  # by name, which numpy takes its time to make
     resize: str  # empty: pictures are stored in this shape
 
     def __call__(self, indices: np.ndarray) -> Batch:
@@ -225,21 +228,20 @@ class _Read(NamedTuple):
         unlabelled = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(unlabelled):
             raise RunError(f"{self._example(indices[unlabelled[0]])} has no label: choose another split.")
-        threads = min(cores(), len(files)) if sum(map(len, files)) > THREADED_BYTES * len(files) else 1
-        if threads > 1:  # Pillow decodes outside the interpreter's lock
-            with ThreadPoolExecutor(threads) as pool:
-                pixels = list(pool.map(self._pixels, files, indices))
-        else:
-            pixels = list(map(self._pixels, files, indices))
+        small = sum(map(len, files)) <= SMALL_BYTES * len(files)
+        pixels = _plain_pixels(files, self.shape, self.dtype) if small and not self.resize else None
+        if pixels is None:
+            with ThreadPoolExecutor(1 if small else cores()) as pool:  # Pillow decodes outside the interpreter's lock
+                pixels = b"".join(pool.map(self._pixels, files, indices))
         # A bytearray, for the array to be one that can be written to.
-        images = np.frombuffer(bytearray().join(pixels), self.dtype).reshape(-1, *self.shape)
+        images = np.frombuffer(bytearray(pixels), self.dtype).reshape(-1, *self.shape)
         return {"image": images, "label": labels}
 
     def _pixels(self, file: bytes, index: int) -> bytes:
         height, width, channels = self.shape
         try:
             if not self.resize:
-                return _stored_pixels(file, self.shape, self.dtype.name)
+                return _stored_pixels(file, self.shape, self.dtype)
             size = height if height == width else 0
             picture = read_picture(io.BytesIO(file), channels=channels, size=size, resize=self.resize)
             if picture.shape != self.shape:
@@ -259,11 +261,8 @@ class _Read(NamedTuple):
 def _stored_pixels(file: bytes, shape: tuple[int, int, int], dtype: str) -> bytes:
     """The pixels [H, W, C] of a picture that is stored in this shape and type, or BadPicture."""
     height, width, channels = shape
-    mode, raw_mode, *_ = MODES[dtype, channels]
+    mode = MODES[dtype, channels][0]
     try:
-        if file.startswith(_png_header(shape, dtype)) and (data := _png_data(file)):
-            # Pillow's PNG decoder alone: for small pictures, it is Image.open that takes the time.
-            return Image.frombytes(mode, (width, height), data, "zip", raw_mode).tobytes()
         with Image.open(io.BytesIO(file)) as image:
             if image.size != (width, height):
                 raise BadPicture(f"is {image.width}x{image.height} pixels, not {width}x{height}")
@@ -274,6 +273,27 @@ def _stored_pixels(file: bytes, shape: tuple[int, int, int], dtype: str) -> byte
         raise BadPicture("is not a picture") from error
     except (OSError, ValueError, SyntaxError, struct.error) as error:  # what Pillow raises for a damaged file
         raise BadPicture(f"is damaged ({first_line(error)})") from error
+
+
+def _plain_pixels(files: list[bytes], shape: tuple[int, int, int], dtype: str) -> bytes | None:
+    """The pixels [n, H, W, C] of PNGs, or None unless all are whole and of this shape and type, without extras.
+
+    For small pictures, it is what Pillow does around its decoder that takes the time. So the lines of all of them are
+    put into one tall picture, which is decoded at once. An empty line ends each, for PNG stores differences to the
+    line above.
+    """
+    height, width, channels = shape
+    mode, raw_mode, *_ = MODES[dtype, channels]
+    header, line = _png_header(shape, dtype), 1 + width * channels * np.dtype(dtype).itemsize
+    try:
+        pictures = [zlib.decompress(_png_data(file)) if file.startswith(header) else b"" for file in files]
+        if any(len(picture) != height * line for picture in pictures):
+            return None
+        tall = zlib.compress(bytes(line).join([*pictures, b""]), 0)
+        image = Image.frombytes(mode, (width, len(files) * (height + 1)), tall, "zip", raw_mode)
+    except (zlib.error, OSError, ValueError):  # a damaged one, which reading them singly will find
+        return None
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(-1, height + 1, line - 1)[:, :height].tobytes()
 
 
 @functools.cache

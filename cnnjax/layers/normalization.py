@@ -13,14 +13,14 @@ LayerNorm = nn.LayerNorm  # Ba, Kiros & Hinton 2016
 NORMALIZATIONS = ("batch", "group", "layer", "none")
 
 
-def normalization(name: str, train: bool, **kwargs):
-    """The normalisation of a name, a function of x `[B, *spatial, C]`; 'none' is the identity."""
-    if name == "batch":
+def normalization(kind: str, train: bool, **kwargs):
+    """The normalisation of a kind, a function of x `[B, *spatial, C]`; 'none' is the identity."""
+    if kind == "batch":
         return partial(BatchNorm(**kwargs), use_running_average=not train)
-    if name == "group":
+    if kind == "group":
         return GroupNorm(num_groups=None, group_size=8, **kwargs)
-    if name == "layer":
+    if kind == "layer":
         return LayerNorm(**kwargs)
-    if name == "none":
+    if kind == "none":
         return lambda x: x
-    raise ValueError(f"There is no normalisation {name!r}: one of {', '.join(NORMALIZATIONS)}.")
+    raise ValueError(f"There is no normalisation {kind!r}: one of {', '.join(NORMALIZATIONS)}.")

@@ -35,6 +35,9 @@ def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None])
     """`variables` with the values that the run's best (else newest) checkpoint has under the same names.
 
     Whatever has another shape there, as a head for another number of classes has, or is missing, stays fresh and is named.
+
+    Raises:
+      UserError: no run, no checkpoint, or fewer than half of the arrays fit.
     """
     records.require_run(run)
     best_metric = records.read_json(run / "config.json").get("checkpoint", {}).get("best_metric", "accuracy")
@@ -45,8 +48,10 @@ def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None])
         saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     taken = {name: saved[name] for name, value in flat.items() if name in saved and saved[name].shape == value.shape}
-    if not taken:
-        raise UserError(f"config.init_from={run} is of another architecture: no parameter has the same name and shape.")
+    if 2 * len(taken) < len(flat):
+        raise UserError(
+            f"config.init_from={run} is of another architecture: only {len(taken)} of {len(flat)} arrays have the same name and shape."
+        )
     fresh = sorted(name.removeprefix("params/") for name in flat.keys() - taken.keys())
     log(f"Parameters from {run}, step {step}" + (f"; new: {', '.join(fresh)}" if fresh else "") + ".")
     return flax.traverse_util.unflatten_dict(flat | taken, sep="/")

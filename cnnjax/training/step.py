@@ -61,8 +61,8 @@ def train_step_of(
             params = optax.apply_updates(state.params, updates)
         metrics |= dict(
             learning_rate=schedule(state.step) * state.plateau.scale,
-            grad_norm=optax.global_norm(gradients),
-            param_norm=optax.global_norm(params),
+            grad_norm=optax.tree.norm(gradients),
+            param_norm=optax.tree.norm(params),
         )
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if ema_decay:

@@ -17,7 +17,7 @@ def random_amount(key, amount: float):
 def grey(image):
     """The brightness [H, W, 1] of a picture: BT.601 luma of three channels, the mean of any other number."""
     if image.shape[-1] == 3:
-        return (image * jnp.array(LUMA)[None, None, :]).sum(axis=-1, keepdims=True)
+        return sum(share * image[:, :, c : c + 1] for c, share in enumerate(LUMA))
     return image.mean(axis=-1, keepdims=True)
 
 
@@ -51,8 +51,8 @@ def hue(image, turn):
     if image.shape[-1] != 3:
         return image
     red, green, blue = image[:, :, 0], image[:, :, 1], image[:, :, 2]
-    value = image.max(axis=-1)
-    chroma = value - image.min(axis=-1)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     divisor = jnp.where(chroma > 0, chroma, 1)  # greys have no hue, and none is needed: their chroma is 0
     sixths = jnp.select(
         [value == red, value == green],
@@ -78,6 +78,8 @@ def pca_noise(key, image, components, std: float):
     [0, 1] a little; as in that code, they are not cut off.
     """
     alpha = std * jax.random.normal(key, (image.shape[-1],))
-    # A sum, not a matrix product, which an accelerator would round to fewer digits.
-    colour = (jnp.asarray(components, jnp.float32) * alpha[None, :]).sum(axis=1)
+    # Written out, not as a matrix product, which an accelerator would round to fewer digits, nor as a sum over an axis,
+    # which jaxlib 0.10.2 gets wrong on a CPU for a large vmapped batch (jax issue 39103).
+    components = jnp.asarray(components, jnp.float32)
+    colour = sum(components[:, i] * alpha[i] for i in range(image.shape[-1]))
     return image + colour[None, None, :]

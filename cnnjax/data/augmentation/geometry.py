@@ -136,7 +136,7 @@ def resize_box(image, top, left, height, width, size: int):
 
 
 def _resize_weights(start, length, whole: int, size: int):
-    """[size, whole]: how much of each pixel start..start + length - 1 goes into each of `size` evenly spaced samples."""
+    """[size, whole]: how much of the pixels start..start + length - 1 goes into each of `size` even samples."""
     step = length / size
     samples = start + (jnp.arange(size) + 0.5) * step - 0.5
     pixels = jnp.arange(whole)

@@ -1,0 +1,76 @@
+"""The rooms of the code: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "cnnjax"
+
+# A room uses what stands on lower floors. Rooms on one floor do not import each other.
+FLOORS = [
+    {"errors", "knobs", "cache"},  # foundations: knobs and cache use errors
+    {"config"},
+    {"layers", "tasks", "data", "optimizers"},
+    {"models", "parallel", "run_directory"},
+    {"experiment", "evaluation"},
+    {"training", "inference"},
+    {"launch"},
+    {"cli"},
+]
+FOUNDATIONS = FLOORS[0]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of cnnjax that a file imports, anywhere in it."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("cnnjax.")}
+    return rooms
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def test_every_file_has_a_floor():
+    assert {room_of(path) for path in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_lower_floors(path):
+    room = room_of(path)
+    for other in imports(path) - {room}:
+        lower = FLOOR[other] < FLOOR[room] or {room, other} <= FOUNDATIONS
+        assert lower, f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda p: p.name)
+def test_models_take_layers_from_one_place(path):
+    text = path.read_text()
+    for name in ("nn.Conv", "nn.Dense", "nn.max_pool", "nn.avg_pool", "nn.BatchNorm", "nn.Dropout"):
+        assert name not in text, f"{path.name} uses {name}: take it from cnnjax.layers"
+
+
+@pytest.mark.parametrize("path", [ROOT / "run.py", *FILES], ids=lambda p: p.name)
+def test_files_hold_one_idea(path):
+    lines = len(path.read_text().splitlines())
+    assert lines < (40 if path.name == "run.py" else 350)
+
+
+def test_neither_tensorflow_nor_pytorch_is_needed():
+    for name in ("requirements.txt", "requirements-cuda13.txt"):
+        packages = {line.split("==")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+        assert {"jax", "flax", "optax"} <= packages
+        assert not packages & {"tensorflow", "torch", "keras", "tf-keras"}

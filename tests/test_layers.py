@@ -1,0 +1,72 @@
+"""Layers against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from cnnjax import layers
+
+
+def apply(layer, x):
+    return np.asarray(layer.apply(layer.init(jax.random.key(0), x), x))
+
+
+FIELD = jnp.array([[1, 1, 2, 4], [5, 6, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]], jnp.float32).reshape(1, 4, 4, 1)
+
+
+def test_max_pooling_of_the_textbook():
+    np.testing.assert_array_equal(apply(layers.MaxPool((2, 2)), FIELD)[0, ..., 0], [[6, 8], [3, 4]])
+
+
+def test_average_pooling_by_hand():
+    np.testing.assert_array_equal(apply(layers.AveragePool((2, 2)), FIELD)[0, ..., 0], [[3.25, 5.25], [2.0, 2.0]])
+
+
+def test_global_average():
+    np.testing.assert_allclose(apply(layers.GlobalAveragePool(), FIELD), [[50 / 16]])
+
+
+def test_flatten_keeps_channels_fastest():
+    x = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    np.testing.assert_array_equal(apply(layers.Flatten(), x), [np.arange(12)])
+
+
+@pytest.mark.parametrize(
+    "name, reference",
+    [
+        ("relu", lambda x: np.maximum(x, 0)),
+        ("tanh", np.tanh),
+        ("silu", lambda x: x * scipy.special.expit(x)),
+        ("gelu", lambda x: x * 0.5 * (1 + scipy.special.erf(x / np.sqrt(2)))),
+    ],
+)
+def test_activations_against_scipy(name, reference):
+    x = np.linspace(-4, 4, 41, dtype=np.float32)
+    np.testing.assert_allclose(apply(layers.activation(name), x), reference(x.astype(np.float64)), atol=1e-5)
+
+
+def test_an_unknown_activation_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean relu"):
+        layers.activation("rely")
+
+
+def test_convolution_sums_over_all_input_channels():
+    """A 2x2 filter of ones over two channels adds up eight values."""
+    x = jnp.arange(18.0).reshape(1, 3, 3, 2)
+    layer = layers.Conv(1, (2, 2), padding="VALID")
+    y = layer.apply(dict(params=dict(kernel=jnp.ones((2, 2, 2, 1)), bias=jnp.zeros(1))), x)
+    expected = [[np.asarray(x)[0, i : i + 2, j : j + 2].sum() for j in range(2)] for i in range(2)]
+    np.testing.assert_allclose(y[0, ..., 0], expected)
+
+
+def test_batch_norm_by_hand():
+    x = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 3)).astype(np.float32)
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x, use_running_average=False)
+    y, changed = norm.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+    np.testing.assert_allclose(changed["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-4)

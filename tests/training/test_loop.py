@@ -1,0 +1,237 @@
+"""Whole runs: resume, stop, failure, fine-tuning."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax.errors import RunError, UserError
+from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.training.logbook import read_entries
+
+
+def small_config(**changes):
+    config = cnnjax.Config(model=cnnjax.model("cnn"))
+    config.model.channels, config.model.blocks, config.model.dropout = (8,), 1, 0.2
+    config.batch_size, config.log_every, config.steps = 64, 4, 12
+    config.schedule.name = "constant"
+    config.augmentation.shift = 0.1
+    for name, value in changes.items():
+        section, _, leaf = name.rpartition("__")
+        setattr(getattr(config, section) if section else config, leaf, value)
+    return config
+
+
+def train(workdir, **changes):
+    lines = []
+    summary = cnnjax.fit(cnnjax.build(small_config(**changes)), workdir, log=lines.append)
+    return summary, "\n".join(lines)
+
+
+def saved(workdir, step=None):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore_model(checkpoints.newest() if step is None else step)
+
+
+def assert_equal_trees(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def timeless(entries):
+    return [{k: v for k, v in e.items() if k not in ("time", "images_per_second")} for e in entries]
+
+
+def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
+    everything = dict(ema_decay=0.9, accumulate=2, augmentation__mixup=0.2, schedule__name="plateau", early_stopping=9)
+    whole, _ = train(tmp_path / "whole", **everything)
+    train(tmp_path / "halves", **everything, steps=8)
+    again, log = train(tmp_path / "halves", **everything, steps=12)
+    assert "Going on from step 8 of 12." in log
+    assert_equal_trees(saved(tmp_path / "whole"), saved(tmp_path / "halves"))
+    assert timeless(read_entries(tmp_path / "whole")) != []
+    whole_log, halves_log = (timeless(read_entries(tmp_path / name)) for name in ("whole", "halves"))
+    assert [e for e in halves_log if e not in whole_log] == [e for e in halves_log if e["step"] == 8 and e["split"] == "validation"]
+    assert again["accuracy"] == whole["accuracy"] and again["loss"] == whole["loss"]
+
+
+def test_the_run_directory_tells_everything(tmp_path):
+    summary, log = train(tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files >= {"config.json", "dataset.json", "environment.json", "metrics.jsonl", "summary.json", "checkpoints"}
+    assert files >= {"learning_curves.png", "confusion_matrix.png", "worst_mistakes.png"}
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert json.loads((tmp_path / "summary.json").read_text())["accuracy"] == summary["accuracy"]
+    assert summary["examples"] == 899 and summary["tested_step"] == 12
+    low, high = summary["accuracy_interval"]
+    assert low < summary["accuracy"] < high
+    entries = read_entries(tmp_path)
+    assert [e["step"] for e in entries if e["split"] == "train"] == [4, 8, 12]
+    train_entry = entries[0]
+    assert {"loss", "accuracy", "learning_rate", "grad_norm", "param_norm", "images_per_second", "epoch"} <= train_entry.keys()
+    dataset = json.loads((tmp_path / "dataset.json").read_text())
+    assert dataset["split_sizes"] == dict(train=808, validation=90, test=899) and dataset["class_names"] == list("0123456789")
+    assert "95 % interval" in log and str(tmp_path) in log
+
+
+def test_tensorboard_events_can_be_read(tmp_path):
+    import struct
+
+    from tensorboardX.proto.event_pb2 import Event
+
+    train(tmp_path)
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    data, tags = path.read_bytes(), {}
+    while data:  # TFRecord framing: length, its checksum, the record, its checksum
+        (length,) = struct.unpack("<Q", data[:8])
+        for value in Event.FromString(data[12 : 12 + length]).summary.value:
+            tags.setdefault(value.tag, []).append(value.simple_value)
+        data = data[16 + length :]
+    assert len(tags["train/loss"]) == 3 and "train/learning_rate" in tags and "validation/accuracy" in tags
+    assert tags["train/grad_norm"][0] > 0
+
+
+def test_a_complete_run_is_not_tested_again(tmp_path):
+    first, _ = train(tmp_path)
+    before = (tmp_path / "summary.json").stat().st_mtime_ns
+    again, log = train(tmp_path)
+    assert again["accuracy"] == first["accuracy"] and "complete" in log
+    assert (tmp_path / "summary.json").stat().st_mtime_ns == before
+
+
+def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
+    train(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"another configuration: config.optimizer.learning_rate was 0.1, now 0.2"):
+        train(tmp_path, optimizer__learning_rate=0.2)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_of_it_is_saved(tmp_path):
+    train(tmp_path / "good", steps=4)
+    with pytest.raises(RunError) as error:
+        train(tmp_path / "run", optimizer__learning_rate=1e38, model__normalization="none")
+    message = str(error.value)
+    assert "not finite at step" in message and "There is no checkpoint yet" in message and "learning_rate" in message
+    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir()]
+
+
+def test_a_run_that_diverges_after_a_checkpoint_names_it(tmp_path):
+    train(tmp_path, steps=4, optimizer__learning_rate=0.1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["optimizer"]["learning_rate"] = 1e38  # the run as it were, had it begun with this rate
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="The last good checkpoint is of step 4"):
+        train(tmp_path, optimizer__learning_rate=1e38)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.newest() == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved(tmp_path)["params"]))
+
+
+def test_early_stopping_and_plateau_wait_for_validation(tmp_path):
+    changes = dict(optimizer__learning_rate=1e-9, schedule__name="plateau", schedule__patience=1, schedule__factor=0.5)
+    summary, log = train(tmp_path, steps=60, evaluate_every=0.16, early_stopping=3, model__dropout=0.0,
+                         model__normalization="none", augmentation__shift=0.0, **changes)  # fmt: skip
+    assert "Stopping early" in log and summary["steps"] == 8  # evaluations at 2, 4, 6, 8: the first is the best
+    rates = [e["learning_rate"] for e in read_entries(tmp_path) if e["split"] == "train"]
+    np.testing.assert_allclose(rates, [1e-9, 1e-9, 0.5e-9, 0.25e-9], rtol=1e-5)
+    again, log = train(tmp_path, steps=60, evaluate_every=0.16, early_stopping=3, model__dropout=0.0,
+                       model__normalization="none", augmentation__shift=0.0, **changes)  # fmt: skip
+    assert again["steps"] == 8  # a stopped run stays stopped
+
+
+def test_the_best_checkpoint_is_kept_and_tested(tmp_path):
+    """The rate explodes late: the best is then not the last."""
+    changes = dict(schedule__name="constant", checkpoint__every_minutes=0.0, checkpoint__keep=1, evaluate_every=0.3, steps=40)
+    summary, _ = train(tmp_path, optimizer__learning_rate=3.0, **changes)
+    scores = {e["step"]: e["accuracy"] for e in read_entries(tmp_path) if e["split"] == "validation"}
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert summary["tested_step"] == best
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.best() == best and checkpoints.newest() == 40
+
+
+def test_without_validation_the_last_is_tested(tmp_path):
+    summary, log = train(tmp_path, data__validation_fraction=0.0, data__train="train[:50%]")
+    assert summary["tested_step"] == 12 and "the last" in log
+    assert {e["split"] for e in read_entries(tmp_path)} == {"train"}
+    with pytest.raises(UserError, match="early_stopping needs a validation split"):
+        cnnjax.build(small_config(data__validation_fraction=0.0, early_stopping=2))
+
+
+def test_fine_tuning_takes_a_run_with_another_head(tmp_path, digits_folder):
+    train(tmp_path / "first")
+    folder = dict(data__name="folder", data__data_dir=str(digits_folder), data__image_size=8)
+    summary, log = train(
+        tmp_path / "second", init_from=str(tmp_path / "first"), optimizer__frozen=("stage0*",), batch_size=8, steps=3, **folder
+    )
+    assert f"Parameters from {tmp_path / 'first'}, step 12; new: output/bias, output/kernel." in log
+    first, second = saved(tmp_path / "first"), saved(tmp_path / "second")
+    assert_equal_trees(first["params"]["stage0_block0"], second["params"]["stage0_block0"])
+    assert_equal_trees(first["batch_stats"], second["batch_stats"])
+    assert second["params"]["output"]["bias"].shape == (3,)
+
+
+def test_fine_tuning_from_no_run_or_another_architecture_is_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        train(tmp_path / "a", init_from=str(tmp_path / "nothing"))
+    train(tmp_path / "first", steps=1)
+    config = small_config(init_from=str(tmp_path / "first"))
+    config.model = cnnjax.model("lenet5")
+    with pytest.raises(UserError, match="another architecture"):
+        cnnjax.fit(cnnjax.build(config), tmp_path / "b", log=lambda line: None)
+
+
+def test_one_device_and_eight_agree(tmp_path):
+    for devices in (1, 8):
+        train(tmp_path / str(devices), devices=devices)
+    one, eight = (read_entries(tmp_path / name) for name in ("1", "8"))
+    for a, b in zip(one, eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_the_place_of_the_data_changes_no_number(tmp_path, placement):
+    train(tmp_path / "host", data__placement="host", steps=4)
+    train(tmp_path / placement, data__placement=placement, steps=4)
+    assert_equal_trees(saved(tmp_path / "host"), saved(tmp_path / placement))
+
+
+def test_batches_that_devices_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="config.batch_size=60 is not divisible by the 8 devices: take 64"):
+        cnnjax.build(small_config(batch_size=60))
+    with pytest.raises(UserError, match="config.devices is 9, but there are 8"):
+        cnnjax.build(small_config(devices=9))
+
+
+def test_a_file_in_the_way_of_the_run_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        train(tmp_path / "file")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "lars", "muon"])
+def test_every_optimizer_trains_and_resumes(tmp_path, optimizer):
+    rate = dict(adamw=0.01, lamb=0.02, lars=10.0, muon=0.01)[optimizer]
+    changes = dict(optimizer__name=optimizer, optimizer__learning_rate=rate, optimizer__clip_norm=1.0)
+    train(tmp_path, steps=4, **changes)
+    train(tmp_path, steps=12, **changes)
+    losses = [e["loss"] for e in read_entries(tmp_path) if e["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_bfloat16_and_highest_precision_train(tmp_path):
+    summary, _ = train(tmp_path, dtype="bfloat16", remat=True, matmul_precision="highest", label_smoothing=0.1)
+    assert summary["accuracy"] > 0.3
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(saved(tmp_path)))
+
+
+def test_the_log_survives_a_line_that_was_cut_off(tmp_path):
+    train(tmp_path, steps=4)
+    with (Path(tmp_path) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "los')
+    train(tmp_path, steps=8)
+    assert [e["step"] for e in read_entries(tmp_path) if e["split"] == "train"] == [4, 8]
