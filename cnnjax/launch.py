@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config
         known = [k for k in values if k not in ("model",)]
         raise UserError(f"There is no flag --{error.flagname}.{nearest(error.flagname, known)}") from None
     except flags.Error as error:
-        raise UserError(_capital(str(error).removeprefix("flag "))) from None
+        raise UserError(_sentence(str(error).removeprefix("flag "))) from None
     overrides = {}
     for knob in knobs.walk(config) if config is not None else ():
         if values[f"config.{knob.name}"].present:
@@ -67,8 +68,9 @@ def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config
     return CommandLine(config, overrides, {flag.name: values[flag.name].value for flag in verb_flags}, rest, name)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+def _sentence(text: str) -> str:
+    start = text if text.startswith("config.") else text[:1].upper() + text[1:]
+    return start + ("" if text.endswith(".") else ".")
 
 
 def _given(arguments: list[str]) -> dict[str, str]:
@@ -139,6 +141,11 @@ def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) 
         values[name] = _KnobFlag(parser, serializer, name, knob.value, knob.help, **boolean)
 
 
+def _field_names() -> set[str]:
+    """The names of all sections and knobs, without their dots."""
+    return {part for knob in knobs.walk(Config(model=models.options("cnn"))) for part in knob.name.split(".")}
+
+
 def load_experiment(spec: str) -> tuple[Config, str]:
     """The configuration of FILE.py or FILE.py:NAME, and the file's name without suffix.
 
@@ -166,12 +173,10 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     except UserError:
         raise
     except Exception as error:  # whatever a person's file may raise
-        line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path.absolute()) or f.filename == str(path)), "?")
-        if isinstance(error, SyntaxError):
-            line = error.lineno
-        hint = ""
-        if isinstance(error, AttributeError) and hasattr(error.obj, "__slots__"):
-            hint = nearest(error.name, error.obj.__slots__)
+        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+        line = error.lineno if isinstance(error, SyntaxError) else frames[-1] if frames else "?"
+        unknown = re.search(r"has no attribute '(\w+)'", str(error))
+        hint = nearest(unknown[1], _field_names()) if unknown else ""
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}.{hint}") from None
     if not isinstance(config, Config):
         raise UserError(f"get_config() of {path} must return a cnnjax.config.Config, not {type(config).__name__}.")

@@ -6,7 +6,7 @@ Parameters are float32; kernels are `[*spatial, in, out]`, dense ones `[in, out]
 
 import fnmatch
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax

@@ -36,3 +36,14 @@ def digits_folder(tmp_path_factory):
             for n, pixels in enumerate(images[labels == label][start : start + 10]):
                 Image.fromarray((pixels.reshape(8, 8) * 15).astype(np.uint8)).save(folder / f"{n}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A run on the embedded digits, short but good enough to be right more often than not."""
+    from cnnjax import cli
+
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    flags = ["--config.model.channels=8,16", "--config.model.blocks=1", "--config.steps=60", "--config.log_every=20"]
+    assert cli.main(["run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}", *flags]) == 0
+    return workdir

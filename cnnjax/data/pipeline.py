@@ -57,7 +57,7 @@ def statistics(split: Split) -> Statistics:
     return Statistics(
         mean.astype(np.float32),
         np.where(constant, 1, std).astype(np.float32),
-        (directions * np.maximum(variances, 0)).astype(np.float32),
+        (directions * np.sqrt(np.maximum(variances, 0))).astype(np.float32),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class MaxPool(nn.Module):
@@ -15,7 +16,27 @@ class MaxPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.max_pool(x, tuple(self.window), strides=tuple(self.strides or self.window), padding=self.padding)
+        window, strides = tuple(self.window), tuple(self.strides or self.window)
+        if window == strides and self.padding == "VALID":
+            return _max_of_blocks(x, window)
+        return nn.max_pool(x, window, strides=strides, padding=self.padding)
+
+
+def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Max pooling without overlap, the same values and gradient (all to the first maximum) as `lax.reduce_window`.
+
+    The gradient of reduce_window is a scatter, which on a CPU takes 10 times as long as all of this.
+    """
+    counts = [size // w for size, w in zip(x.shape[1:-1], window)]
+    x = x[(slice(None), *(slice(n * w) for n, w in zip(counts, window)))]  # what fills no window is left out
+    split = x.reshape(x.shape[0], *(part for pair in zip(counts, window) for part in pair), x.shape[-1])
+    # [B, n1, w1, n2, w2, C] -> [B, n1, n2, w1, w2, C] -> [B, n1, n2, w1 * w2, C]
+    dims = len(window)
+    order = (0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
+    blocks = split.transpose(order).reshape(x.shape[0], *counts, -1, x.shape[-1])
+    first = jnp.argmax(jax.lax.stop_gradient(blocks), axis=-2, keepdims=True)
+    places = jax.lax.broadcasted_iota(first.dtype, blocks.shape, blocks.ndim - 2)
+    return jnp.where(places == first, blocks, 0).sum(-2)
 
 
 class AveragePool(nn.Module):

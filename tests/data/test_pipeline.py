@@ -74,6 +74,8 @@ def test_statistics_against_numpy():
     pixels = images.reshape(-1, 3) / 255.0
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.std, [*pixels.std(0)[:2], 1.0], rtol=1e-5)
+    # Noise along the components has the covariance of the pixels.
+    np.testing.assert_allclose(found.components @ found.components.T, np.cov(pixels.T, bias=True), atol=1e-6)
 
 
 def test_a_subset_reads_its_own_indices():

@@ -12,9 +12,10 @@ import pytest
 from tensorboardX.crc32c import crc32c as reference_crc32c
 
 from cnnjax import config
-from cnnjax.data import prepare as module
+from cnnjax.data import tfrecord as module
 from cnnjax.data.digits import ensure_digits
-from cnnjax.data.prepare import crc32c, prepare
+from cnnjax.data.prepare import prepare
+from cnnjax.data.tfrecord import crc32c
 from cnnjax.data.tfds_source import open_tfds
 from cnnjax.errors import RunError, UserError
 

@@ -1,0 +1,24 @@
+"""A stronger recipe for Fashion-MNIST, for a GPU: wider and deeper, 100 epochs, mixed pictures, bfloat16.
+
+    python run.py train --config=experiments/fashion_mnist_gpu.py --workdir=runs/fashion_mnist_gpu
+
+Aims at 95.5 % test accuracy. Not measured on a GPU yet.
+"""
+
+from cnnjax import models
+from cnnjax.config import Config
+
+
+def get_config() -> Config:
+    config = Config(model=models.options("cnn"))
+    config.model.channels, config.model.blocks, config.model.dropout = (64, 128, 256), 3, 0.2
+
+    config.data.name, config.data.placement = "fashion_mnist", "device"
+    config.augmentation.pad_and_crop, config.augmentation.flip = 2, True
+    config.augmentation.cutout, config.augmentation.cutmix = 8, 1.0
+
+    config.batch_size, config.epochs, config.dtype = 256, 100, "bfloat16"
+    config.optimizer.learning_rate, config.optimizer.weight_decay = 0.2, 5e-4
+    config.schedule.name, config.schedule.warmup = "cosine", 5.0
+    config.label_smoothing, config.ema_decay = 0.05, 0.9995
+    return config

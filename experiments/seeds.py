@@ -1,0 +1,64 @@
+"""Runs one experiment with several seeds, one after another, and writes a table of what came out.
+
+    python experiments/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
+"""
+
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def hardware() -> str:
+    """The processor, its cores, and a GPU where there is one."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    gpu = subprocess.run("nvidia-smi --query-gpu=name --format=csv,noheader", shell=True, capture_output=True, text=True)
+    cores = f"{os.cpu_count()} cores of {models[0] if models else platform.processor()}"
+    return ", ".join([cores, *filter(None, gpu.stdout.strip().splitlines())])
+
+
+def main(config: str, seeds: str, table: str, *flags: str) -> None:
+    rows = []
+    for seed in range(int(seeds)):
+        with tempfile.TemporaryDirectory() as workdir:
+            command = [sys.executable, "run.py", "train", f"--config={config}", f"--config.seed={seed}", *flags]
+            started = time.monotonic()
+            subprocess.run([*command, f"--workdir={workdir}"], check=True)
+            summary = json.loads((Path(workdir) / "summary.json").read_text())
+            versions = json.loads((Path(workdir) / "environment.json").read_text())
+        rows.append(
+            dict(
+                experiment=config,
+                flags=" ".join(flags),
+                seed=seed,
+                test_accuracy=f"{summary['accuracy']:.4f}",
+                test_examples=summary["examples"],
+                calibration_error=f"{summary['calibration_error']:.4f}",
+                steps=summary["steps"],
+                seconds_in_all=round(time.monotonic() - started, 1),
+                hardware=hardware(),
+                python=versions["python"],
+                jax=versions["packages"]["jax"],
+                date=time.strftime("%Y-%m-%d"),
+            )
+        )
+        with open(table, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    scores = [float(row["test_accuracy"]) for row in rows]
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    print(f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {seeds} seeds")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
