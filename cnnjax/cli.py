@@ -99,7 +99,9 @@ def evaluate(arguments: list[str]) -> int:
     if line.flags["format"] == "json":
         print(json.dumps(summary | dict(step=run.step), indent=2))
     else:
-        print(f"{line.flags['split'] or line.config.data.test} of {dataset.name}, with the parameters of step {run.step}:")
+        print(
+            f"{line.flags['split'] or line.config.data.test} of {dataset.name}, with the parameters of step {run.step}:"
+        )
         print("\n".join("  " + text for text in run.network.task.summary_lines(summary)))
     return 0
 
@@ -206,7 +208,11 @@ def _only_changes(line, prefix: str | None) -> None:
     if not line.flags["workdir"]:
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
     for knob in knobs.walk(line.config):
-        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and not (prefix and knob.name.startswith(prefix)):
+        if (
+            knob.name in line.overrides
+            and knob.kind == knobs.IDENTITY
+            and not (prefix and knob.name.startswith(prefix))
+        ):
             raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
 
 
@@ -227,15 +233,24 @@ def verb_help(name: str) -> str:
     verb = VERBS[name]
     lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
     lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
-    lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in FLAGS[name]]
-    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}", "", "Knobs, with their defaults:"]
+    lines += [
+        f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in FLAGS[name]
+    ]
+    lines += [
+        "",
+        f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}",
+        "",
+        "Knobs, with their defaults:",
+    ]
     configs = [("", Config())] + [(f"model {n}: ", Config(model=options)) for n, options in models.MODELS.items()]
     for heading, config in configs:
         for knob in knobs.walk(config):
             if bool(heading) == knob.name.startswith("model."):
                 value = ",".join(map(str, knob.value)) if isinstance(knob.value, tuple) else knob.value
                 rule = knobs.range_text(knob)
-                lines.append(f"  --config.{knob.name}={value}\n      {heading}{knob.help}" + (f" ({rule})" if rule else ""))
+                lines.append(
+                    f"  --config.{knob.name}={value}\n      {heading}{knob.help}" + (f" ({rule})" if rule else "")
+                )
     return "\n".join(lines)
 
 
@@ -253,9 +268,21 @@ FLAGS = dict(
     config=(WORKDIR,),
 )
 VERBS = dict(
-    train=Verb(train, "train a network, or go on with a run", "python run.py train --config=experiments/digits.py --workdir=runs/digits"),
-    evaluate=Verb(evaluate, "score a run on a split, or on other data", "python run.py evaluate --workdir=runs/digits --split=test"),
+    train=Verb(
+        train,
+        "train a network, or go on with a run",
+        "python run.py train --config=experiments/digits.py --workdir=runs/digits",
+    ),
+    evaluate=Verb(
+        evaluate,
+        "score a run on a split, or on other data",
+        "python run.py evaluate --workdir=runs/digits --split=test",
+    ),
     predict=Verb(predict, "classify pictures", "python run.py predict experiments/pictures --workdir=runs/digits"),
-    prepare=Verb(prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"),
-    config=Verb(config, "print every knob of an experiment or a run", "python run.py config --config=experiments/digits.py"),
+    prepare=Verb(
+        prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"
+    ),
+    config=Verb(
+        config, "print every knob of an experiment or a run", "python run.py config --config=experiments/digits.py"
+    ),
 )

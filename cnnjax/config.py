@@ -17,20 +17,49 @@ class Data:
     """Which pictures a network learns from."""
 
     name: str = knob("digits", "data set: digits, folder, or any image-classification set of tfds")
-    data_dir: str = knob("", "where the pictures of `folder`, or prepared sets of tfds, lie; empty, for tfds: $CNNJAX_DATA_DIR, else the cache", kind=MACHINE)
+    data_dir: str = knob(
+        "",
+        "where the pictures of `folder`, or prepared sets of tfds, lie; empty, for tfds: $CNNJAX_DATA_DIR, else the cache",
+        kind=MACHINE,
+    )
     train: str = knob("train", "split to learn from, as tfds writes splits: train, train[:90%]")
-    validation: str = knob("", "split for best checkpoint, plateau and tuning; empty: the set's own, else cut from train")
-    validation_fraction: float = knob(0.1, "part of train cut off where there is no validation split; 0: no validation", low=0, below=1)
+    validation: str = knob(
+        "", "split for best checkpoint, plateau and tuning; empty: the set's own, else cut from train"
+    )
+    validation_fraction: float = knob(
+        0.1, "part of train cut off where there is no validation split; 0: no validation", low=0, below=1
+    )
     test: str = knob("test", "split that is scored once, at the end; empty: none")
-    test_fraction: float = knob(0.2, "part cut off for test where a folder of pictures has no train/ and test/", above=0, below=1)
-    image_size: int = knob(0, "pixels: pictures are brought to this square; 0: as stored, or 128 where sizes are mixed", low=0)
+    test_fraction: float = knob(
+        0.2, "part cut off for test where a folder of pictures has no train/ and test/", above=0, below=1
+    )
+    image_size: int = knob(
+        0, "pixels: pictures are brought to this square; 0: as stored, or 128 where sizes are mixed", low=0
+    )
     channels: int = knob(0, "1 grey, 3 colour; 0: as stored", low=0, high=3)
-    resize: str = knob("crop", "other shapes: scale the short side and crop the centre, stretch, or pad with black", choices=("crop", "stretch", "pad"))
-    normalization: str = knob("dataset", "per channel by the mean and deviation of train, to [-1, 1] (unit), or none", choices=("dataset", "unit", "none"))
+    resize: str = knob(
+        "crop",
+        "other shapes: scale the short side and crop the centre, stretch, or pad with black",
+        choices=("crop", "stretch", "pad"),
+    )
+    normalization: str = knob(
+        "dataset",
+        "per channel by the mean and deviation of train, to [-1, 1] (unit), or none",
+        choices=("dataset", "unit", "none"),
+    )
     skip_bad_files: bool = knob(False, "leave out pictures that cannot be read, instead of refusing to train")
-    placement: str = knob("auto", "where a split lives: on the device, in host memory, or streamed from disk", choices=("auto", "device", "host", "stream"), kind=MACHINE)
-    memory_limit_mb: int = knob(4096, "MB: splits that decode to more are streamed (placement=auto)", low=0, kind=MACHINE)
-    workers: int = knob(0, "Grain processes that read a streamed split; 0: threads of this process", low=0, kind=MACHINE)
+    placement: str = knob(
+        "auto",
+        "where a split lives: on the device, in host memory, or streamed from disk",
+        choices=("auto", "device", "host", "stream"),
+        kind=MACHINE,
+    )
+    memory_limit_mb: int = knob(
+        4096, "MB: splits that decode to more are streamed (placement=auto)", low=0, kind=MACHINE
+    )
+    workers: int = knob(
+        0, "Grain processes that read a streamed split; 0: threads of this process", low=0, kind=MACHINE
+    )
 
 
 @section
@@ -40,8 +69,12 @@ class Augmentation:
     random_resized_crop: int = knob(0, "pixels: a random part of the picture, scaled to this square", low=0)
     crop_area: float = knob(0.08, "smallest part of the area that random_resized_crop takes", above=0, high=1)
     crop_aspect: float = knob(4 / 3, "largest aspect ratio (and its inverse) of that part", low=1)
-    random_crop: int = knob(0, "pixels: a square of this side at a random place; the centre in evaluation (AlexNet: 224 of 256)", low=0)
-    pad_and_crop: int = knob(0, "pixels: pad by this much on each side with zeros, crop at random to the old size", low=0)
+    random_crop: int = knob(
+        0, "pixels: a square of this side at a random place; the centre in evaluation (AlexNet: 224 of 256)", low=0
+    )
+    pad_and_crop: int = knob(
+        0, "pixels: pad by this much on each side with zeros, crop at random to the old size", low=0
+    )
     flip: bool = knob(False, "reflect left and right with probability 1/2")
     rotation: float = knob(0.0, "degrees: turn by up to this much either way", low=0, high=180)
     scale: float = knob(0.0, "enlarge or shrink by a factor of up to 1 +- this", low=0, below=1)
@@ -50,11 +83,17 @@ class Augmentation:
     brightness: float = knob(0.0, "multiply by a factor in 1 +- this", low=0, high=1)
     contrast: float = knob(0.0, "stretch about the picture's mean grey by a factor in 1 +- this", low=0, high=1)
     saturation: float = knob(0.0, "blend with the grey picture by a factor in 1 +- this (colour only)", low=0, high=1)
-    hue: float = knob(0.0, "turn the hue by up to this fraction of the circle either way (colour only)", low=0, high=0.5)
-    pca_noise: float = knob(0.0, "deviation of AlexNet's noise along the colours' principal components; the paper: 0.1", low=0)
+    hue: float = knob(
+        0.0, "turn the hue by up to this fraction of the circle either way (colour only)", low=0, high=0.5
+    )
+    pca_noise: float = knob(
+        0.0, "deviation of AlexNet's noise along the colours' principal components; the paper: 0.1", low=0
+    )
     cutout: int = knob(0, "pixels: a square of this side at a random place is set to zero", low=0)
     mixup: float = knob(0.0, "alpha of Beta(alpha, alpha): blend with another picture of the batch; 0: off", low=0)
-    cutmix: float = knob(0.0, "alpha of Beta(alpha, alpha): paste a part of another picture; with mixup, one of the two at random", low=0)
+    cutmix: float = knob(
+        0.0, "alpha of Beta(alpha, alpha): paste a part of another picture; with mixup, one of the two at random", low=0
+    )
 
 
 @section
@@ -65,13 +104,17 @@ class Optimizer:
     learning_rate: float = knob(0.1, "peak learning rate", low=0)
     momentum: float = knob(0.9, "momentum of sgd, lars and muon", low=0, below=1)
     nesterov: bool = knob(True, "Nesterov's form of momentum (sgd, lars, muon)")
-    beta1: float = knob(0.9, "decay of the mean of gradients (adamw, lamb, and what muon leaves to adamw)", low=0, below=1)
+    beta1: float = knob(
+        0.9, "decay of the mean of gradients (adamw, lamb, and what muon leaves to adamw)", low=0, below=1
+    )
     beta2: float = knob(0.999, "decay of the mean of squared gradients (likewise)", low=0, below=1)
     epsilon: float = knob(1e-8, "added to the root of the mean square (likewise)", above=0)
     weight_decay: float = knob(0.0, "pull towards zero: added to the gradient (sgd, lars), else decoupled", low=0)
     decay_all: bool = knob(False, "decay biases and normalisation parameters too, not kernels alone")
     clip_norm: float = knob(0.0, "largest global norm of the gradient; 0: no clipping", low=0)
-    frozen: tuple[str, ...] = knob((), "parameters that stay as they are: glob patterns on their paths, such as stage1/*")
+    frozen: tuple[str, ...] = knob(
+        (), "parameters that stay as they are: glob patterns on their paths, such as stage1/*"
+    )
 
 
 @section
@@ -91,7 +134,12 @@ class Schedule:
 class Checkpoint:
     """What is kept of a run."""
 
-    every_minutes: float = knob(10.0, "save after this many minutes (looked at after each evaluation, and at the end); 0: after every evaluation", low=0, kind=MACHINE)
+    every_minutes: float = knob(
+        10.0,
+        "save after this many minutes (looked at after each evaluation, and at the end); 0: after every evaluation",
+        low=0,
+        kind=MACHINE,
+    )
     keep: int = knob(2, "how many of the newest checkpoints stay", low=1, kind=MACHINE)
     best_metric: str = knob("accuracy", "validation score that the best checkpoint has", choices=("accuracy", "loss"))
     test: str = knob("best", "which checkpoint the test split is scored with at the end", choices=("best", "last"))
@@ -107,7 +155,9 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
-    seed: int = knob(0, "of the first parameters, the order of the data, augmentation and dropout", low=0, high=2**31 - 1)
+    seed: int = knob(
+        0, "of the first parameters, the order of the data, augmentation and dropout", low=0, high=2**31 - 1
+    )
     batch_size: int = knob(128, "pictures in a step, over all devices", low=1)
     accumulate: int = knob(1, "parts that a batch is worked off in, one after another, to save memory", low=1)
     epochs: float = knob(10.0, "length of the run in passes over train", above=0, kind=MACHINE)
@@ -116,8 +166,14 @@ class Config:
     early_stopping: int = knob(0, "stop after this many evaluations without a better validation score; 0: never", low=0)
     label_smoothing: float = knob(0.0, "part of the target spread evenly over all classes", low=0, below=1)
     ema_decay: float = knob(0.0, "decay of the moving average of parameters that is evaluated; 0: none", low=0, below=1)
-    dtype: str = knob("float32", "of activations and gradients; parameters are float32", choices=("float32", "bfloat16"))
-    matmul_precision: str = knob("default", "of products and convolutions on a device that offers several", choices=("default", "high", "highest"))
+    dtype: str = knob(
+        "float32", "of activations and gradients; parameters are float32", choices=("float32", "bfloat16")
+    )
+    matmul_precision: str = knob(
+        "default",
+        "of products and convolutions on a device that offers several",
+        choices=("default", "high", "highest"),
+    )
     remat: bool = knob(False, "recompute activations in the backward pass, to save memory")
     init_from: str = knob("", "run directory whose best parameters to start from; a head of another size starts fresh")
     devices: int = knob(0, "how many devices to use; 0: all", low=0, kind=MACHINE)

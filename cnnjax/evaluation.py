@@ -20,14 +20,17 @@ def evaluated_variables(model: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def eval_step_of(network, matmul_precision: str = "default") -> Callable:
-    """`eval_step(variables, batch) -> (sums, predictions)` of a network: its `model`, `task` and `view`."""
+def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool = True) -> Callable:
+    """`eval_step(variables, batch) -> (sums, predictions)` of a network: its `model`, `task` and `view`.
+
+    `detailed` sums make a summary; those that are not suffice for scores, and are small for any number of classes.
+    """
 
     def eval_step(variables: dict[str, Any], batch: dict) -> tuple[dict, Any]:
         with jax.default_matmul_precision(matmul_precision):
             batch = network.view(batch)
             logits = network.model.apply(variables, batch["image"], train=False)
-            return network.task.metrics(logits, batch, detailed=True), network.task.predictions(logits)
+            return network.task.metrics(logits, batch, detailed), network.task.predictions(logits)
 
     return eval_step
 
@@ -44,7 +47,12 @@ def evaluate(
 
 
 def evaluate_with_mistakes(
-    eval_step: Callable, variables: dict[str, Any], split: Split, layout: parallel.Layout, batch_size: int, worst: int = 24
+    eval_step: Callable,
+    variables: dict[str, Any],
+    split: Split,
+    layout: parallel.Layout,
+    batch_size: int,
+    worst: int = 24,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """As `evaluate`, and the wrongly classified examples to whose label the least probability was given, worst first.
 

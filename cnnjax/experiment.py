@@ -60,10 +60,14 @@ def check(config: Config) -> None:
     models.name_of(config.model)
     knobs.check(config)
     if config.batch_size % config.accumulate:
-        raise UserError(f"config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate}.")
+        raise UserError(
+            f"config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate}."
+        )
     crops = [n for n in ("random_crop", "random_resized_crop") if getattr(config.augmentation, n)]
     if len(crops) > 1:
-        raise UserError("config.augmentation.random_crop and random_resized_crop exclude each other: set one of them to 0.")
+        raise UserError(
+            "config.augmentation.random_crop and random_resized_crop exclude each other: set one of them to 0."
+        )
     if config.data.channels == 2:
         raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
 
@@ -79,7 +83,9 @@ def build(config: Config) -> Experiment:
         require_run(Path(config.init_from))
     layout = parallel.layout(config.devices)
     parallel.check_divisible(layout, config.batch_size, "batch_size", config.accumulate)
-    parallel.check_divisible(layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size")
+    parallel.check_divisible(
+        layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
+    )
     dataset = open_dataset(config.data)
     train, validation, test = (split and _placed(split, dataset, config) for split in _splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
@@ -89,7 +95,10 @@ def build(config: Config) -> Experiment:
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     schedule = optimizers.schedule(config.schedule, config.optimizer.learning_rate, total_steps, steps_per_epoch)
     if validation is None:
-        for knob, on in [("early_stopping", config.early_stopping), ("schedule.name=plateau", config.schedule.name == "plateau")]:
+        for knob, on in [
+            ("early_stopping", config.early_stopping),
+            ("schedule.name=plateau", config.schedule.name == "plateau"),
+        ]:
             if on:
                 raise UserError(f"config.{knob} needs a validation split: set --config.data.validation_fraction.")
     shapes = jax.eval_shape(lambda: initial_variables(network, 0))

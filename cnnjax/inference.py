@@ -70,7 +70,9 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
         rows = []
         for start in range(0, len(images), BATCH):
             block = images[start : start + BATCH]
-            filled = np.concatenate([block, np.repeat(block[-1:], BATCH - len(block), axis=0)])  # one shape: one compilation
+            filled = np.concatenate(
+                [block, np.repeat(block[-1:], BATCH - len(block), axis=0)]
+            )  # one shape: one compilation
             rows.append(np.asarray(compiled(variables, filled))[: len(block)])
         return np.concatenate(rows) if rows else np.zeros((0, len(run.record.class_names)), np.float32)
 
@@ -85,7 +87,9 @@ def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.nd
         results: dict[Path, Any] = {}
         for path in paths[start : start + BATCH]:
             try:
-                results[path] = pictures.read_picture(path, channels=channels, size=(height, width), resize=run.config.data.resize)
+                results[path] = pictures.read_picture(
+                    path, channels=channels, size=(height, width), resize=run.config.data.resize
+                )
             except pictures.BadPicture as error:
                 results[path] = str(error)
         good = [path for path, value in results.items() if not isinstance(value, str)]
@@ -107,7 +111,9 @@ def dataset_for(run: Run, data: Data) -> Dataset:
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."
         )
     if dataset.image_shape != run.record.image_shape:
-        raise UserError(f"{dataset.name} has images {dataset.image_shape}, the run was trained on {run.record.image_shape}.")
+        raise UserError(
+            f"{dataset.name} has images {dataset.image_shape}, the run was trained on {run.record.image_shape}."
+        )
     return dataset
 
 

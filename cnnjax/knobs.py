@@ -89,7 +89,9 @@ def range_text(knob: Knob) -> str:
     if knob.choices:
         return "one of " + ", ".join(repr(c) for c in knob.choices)
     words = dict(low="at least", above="above", high="at most", below="below")
-    return " and ".join(f"{word} {getattr(knob, rule)}" for rule, word in words.items() if getattr(knob, rule) is not None)
+    return " and ".join(
+        f"{word} {getattr(knob, rule)}" for rule, word in words.items() if getattr(knob, rule) is not None
+    )
 
 
 def _in_range(knob: Knob, value) -> bool:

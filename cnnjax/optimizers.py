@@ -220,7 +220,9 @@ def frozen_mask(params, patterns: tuple[str, ...]):
         if not any(fnmatch.fnmatchcase(name, pattern) for name in every_name):
             hint = nearest(pattern, every_name)
             parts = ", ".join(name for name in every_name if "/" not in name)
-            raise UserError(f"config.optimizer.frozen: {pattern!r} matches no parameter.{hint or f' There are {parts}.'}")
+            raise UserError(
+                f"config.optimizer.frozen: {pattern!r} matches no parameter.{hint or f' There are {parts}.'}"
+            )
     mask = {path: is_frozen(path, patterns) for path in flat}
     if all(mask.values()):
         raise UserError(f"config.optimizer.frozen = {tuple(patterns)} leaves nothing to train. Take a pattern away.")

@@ -36,7 +36,9 @@ def layout(devices: int = 0) -> Layout:
     """
     found = jax.devices()
     if devices > len(found):
-        raise UserError(f"config.devices is {devices}, but there are {len(found)} ({found[0].platform}): use at most that many.")
+        raise UserError(
+            f"config.devices is {devices}, but there are {len(found)} ({found[0].platform}): use at most that many."
+        )
     chosen = found[: devices or len(found)]
     mesh = jax.make_mesh((len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen)
     return Layout(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA)))

@@ -1,6 +1,6 @@
 """A small CNN on the 1,797 handwritten digits that come with scikit-learn: no data and no network needed.
 
-    python run.py train --config=experiments/digits.py --workdir=runs/digits
+python run.py train --config=experiments/digits.py --workdir=runs/digits
 """
 
 from cnnjax import models

@@ -1,7 +1,7 @@
 """A small CNN on Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), sized for a CPU.
 
-    python run.py prepare --config=experiments/fashion_mnist.py
-    python run.py train --config=experiments/fashion_mnist.py --workdir=runs/fashion_mnist
+python run.py prepare --config=experiments/fashion_mnist.py
+python run.py train --config=experiments/fashion_mnist.py --workdir=runs/fashion_mnist
 """
 
 from cnnjax import models

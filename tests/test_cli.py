@@ -46,7 +46,12 @@ def test_a_newcomer_is_told_what_to_type(run, arguments):
 def test_help_of_a_verb_lists_every_knob(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
-    for text in ("--config.optimizer.learning_rate=0.1", "at least 0", "--config.model.channels=32,64,128", "(one of 'sgd'"):
+    for text in (
+        "--config.optimizer.learning_rate=0.1",
+        "at least 0",
+        "--config.model.channels=32,64,128",
+        "(one of 'sgd'",
+    ):
         assert text in out
 
 
@@ -58,7 +63,10 @@ def test_help_does_not_wait_for_jax():
 def test_the_shell_sees_the_exit_code():
     done = subprocess.run([sys.executable, "run.py", "tarin"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, prepare, config.\n"
+    assert (
+        done.stderr
+        == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, prepare, config.\n"
+    )
 
 
 MISUSE = [
@@ -107,7 +115,9 @@ MISUSE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments, message", MISUSE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    "arguments, message", MISUSE, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_misuse_gets_one_clear_line(run, tmp_path, arguments, message):
     if arguments[0] == "train":
         arguments = [*arguments, f"--workdir={tmp_path / 'run'}"]
@@ -123,8 +133,14 @@ def test_misuse_gets_one_clear_line(run, tmp_path, arguments, message):
         ("from cnnjax.config import Config\n", "has no function get_config()"),
         ("def get_config(:\n", "line 1: SyntaxError"),
         ("def get_config():\n    return 3\n", "must return a cnnjax.config.Config, not int"),
-        ("import cnnjax\ndef get_config():\n    c = cnnjax.Config()\n    c.optimizr = 1\n    return c\n", "line 4: AttributeError"),
-        ("import cnnjax\ndef get_config():\n    return cnnjax.Config()\n", "config.model must hold the options of a model"),
+        (
+            "import cnnjax\ndef get_config():\n    c = cnnjax.Config()\n    c.optimizr = 1\n    return c\n",
+            "line 4: AttributeError",
+        ),
+        (
+            "import cnnjax\ndef get_config():\n    return cnnjax.Config()\n",
+            "config.model must hold the options of a model",
+        ),
     ],
 )
 def test_a_faulty_experiment_file_is_named_with_its_line(run, tmp_path, text, message):
@@ -157,7 +173,16 @@ def test_train_says_what_it_does_and_where(run, tmp_path):
     flags = ["--config.model.channels=8", "--config.model.blocks=1", "--config.steps=4"]
     code, out, err = run("train", DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
     assert code == 0
-    for text in ("digits", "classes, 8x8x1", "parameters", "4 steps", "validation:", "Test, with", "95 % interval", str(tmp_path)):
+    for text in (
+        "digits",
+        "classes, 8x8x1",
+        "parameters",
+        "4 steps",
+        "validation:",
+        "Test, with",
+        "95 % interval",
+        str(tmp_path),
+    ):
         assert text in out
     code, again, _ = run("train", DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
     assert code == 0 and "complete" in again
@@ -187,7 +212,9 @@ def test_evaluate_on_other_data(run, trained_run, digits_folder, tmp_path):
             source = digits_folder / split / f"digit {digit % 3}"
             for picture in source.iterdir():
                 shutil.copy(picture, tmp_path / split / str(digit) / picture.name)
-    code, out, _ = run("evaluate", f"--workdir={trained_run}", folder[0], f"--config.data.data_dir={tmp_path}", "--format=json")
+    code, out, _ = run(
+        "evaluate", f"--workdir={trained_run}", folder[0], f"--config.data.data_dir={tmp_path}", "--format=json"
+    )
     assert code == 0 and json.loads(out)["examples"] == 100
 
 

@@ -20,7 +20,9 @@ def test_max_pooling_of_the_textbook():
     np.testing.assert_array_equal(apply(layers.MaxPool((2, 2)), FIELD)[0, ..., 0], [[6, 8], [3, 4]])
 
 
-@pytest.mark.parametrize("shape, window", [((2, 6, 8, 3), (2, 2)), ((2, 7, 5, 3), (3, 2)), ((2, 9, 2), (4,)), ((1, 4, 5, 6, 2), (2, 2, 3))])
+@pytest.mark.parametrize(
+    "shape, window", [((2, 6, 8, 3), (2, 2)), ((2, 7, 5, 3), (3, 2)), ((2, 9, 2), (4,)), ((1, 4, 5, 6, 2), (2, 2, 3))]
+)
 @pytest.mark.parametrize("values", ["distinct", "ties"])
 def test_max_pooling_equals_reduce_window_with_its_gradient(shape, window, values):
     """On zeros, the rule after ReLU, the first maximum of a window gets the whole gradient."""
@@ -39,7 +41,9 @@ def test_max_pooling_of_infinities_and_overlap():
     x = jnp.array([-jnp.inf, 1.0, jnp.inf, -jnp.inf]).reshape(1, 4, 1)
     np.testing.assert_array_equal(apply(layers.MaxPool((2,)), x)[0, :, 0], [1, np.inf])
     np.testing.assert_array_equal(apply(layers.MaxPool((3, 3), (1, 1)), FIELD)[0, ..., 0], [[7, 8], [7, 8]])
-    np.testing.assert_array_equal(apply(layers.MaxPool((2, 2), padding="SAME"), FIELD[:, :3])[0, ..., 0], [[6, 8], [3, 1]])
+    np.testing.assert_array_equal(
+        apply(layers.MaxPool((2, 2), padding="SAME"), FIELD[:, :3])[0, ..., 0], [[6, 8], [3, 1]]
+    )
 
 
 def test_average_pooling_by_hand():

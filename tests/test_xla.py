@@ -21,10 +21,17 @@ def test_sums_of_small_vectors_are_right_in_large_batches():
     np.testing.assert_array_equal(np.asarray(sums), rows[:, 0] ** 2)
 
 
-@pytest.mark.parametrize("before, after", [("", "--xla_cpu_experimental_ynn_fusion_type="), ("--xla_cpu_experimental_ynn_fusion_type=dot", None)])
+@pytest.mark.parametrize(
+    "before, after",
+    [("", "--xla_cpu_experimental_ynn_fusion_type="), ("--xla_cpu_experimental_ynn_fusion_type=dot", None)],
+)
 def test_a_choice_of_the_persons_own_is_left_alone(before, after):
     code = "import os, cnnjax; print(os.environ['XLA_FLAGS'])"
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | dict(XLA_FLAGS=before), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=os.environ | dict(XLA_FLAGS=before),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.strip() == (before if after is None else after)

@@ -26,6 +26,7 @@ from cnnjax.data.tfds_folders import (
 from cnnjax.data.tfrecord import copy_shard
 from cnnjax.errors import RunError, UserError
 
+
 def prepare(data: config.Data, source_dir: str = "", log: Callable[[str], None] = print) -> Path:
     """Makes the set that `data` names ready for reading, and returns its folder.
 

@@ -22,8 +22,12 @@ class Options:
     kernel_size: int = knob(3, "pixels: side of each convolution", low=1)
     activation: str = knob("relu", "non-linearity", choices=tuple(layers.ACTIVATIONS))
     normalization: str = knob("batch", "after each convolution", choices=layers.NORMALIZATIONS)
-    downsampling: str = knob("max", "between stages: 2x2 pooling, or stride 2 in the next convolution", choices=("max", "average", "stride"))
-    hidden: tuple[int, ...] = knob((), "widths of dense layers before the last; with any, the head is flattened instead of averaged", low=1)
+    downsampling: str = knob(
+        "max", "between stages: 2x2 pooling, or stride 2 in the next convolution", choices=("max", "average", "stride")
+    )
+    hidden: tuple[int, ...] = knob(
+        (), "widths of dense layers before the last; with any, the head is flattened instead of averaged", low=1
+    )
     dropout: float = knob(0.0, "probability, before each dense layer", low=0, below=1)
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:

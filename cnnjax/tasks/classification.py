@@ -29,7 +29,7 @@ def loss(logits: jax.Array, batch: dict, label_smoothing: float = 0.0) -> jax.Ar
 
 
 def metrics(logits: jax.Array, batch: dict, detailed: bool = False) -> dict[str, jax.Array]:
-    """Sums over the batch: `count`, `loss` (cross-entropy, nats), `correct`, `correct_top5`.
+    """Sums over the batch: `count`, `loss` (cross-entropy, nats), `correct`, and `correct_top5` of more than five classes.
 
     Detailed ones besides: `confusion` `[K, K]` (row: label, column: prediction) and `calibration` `[15, 3]` (by confidence
     of the prediction: count, sum of confidences, number of right ones).
@@ -39,16 +39,17 @@ def metrics(logits: jax.Array, batch: dict, detailed: bool = False) -> dict[str,
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     predicted = logits.argmax(-1)
     right = (predicted == label) * weight
-    # How many classes have a larger logit than the label's: ties count against the network, as do NaNs.
-    own_logit = jnp.take_along_axis(logits, label[:, None], axis=-1)
-    above = classes - (logits < own_logit).sum(-1) - 1
     sums = dict(
         count=weight.sum(),
         # A weight of zero hides padding even where its loss is not finite.
         loss=jnp.where(weight > 0, plain * weight, 0.0).sum(),
         correct=right.sum(),
-        correct_top5=((above < 5) * weight).sum(),
     )
+    if classes > 5:
+        # How many classes have no smaller logit than the label's: ties count against the network, as do NaNs.
+        own_logit = jnp.take_along_axis(logits, label[:, None], axis=-1)
+        above = classes - (logits < own_logit).sum(-1) - 1
+        sums["correct_top5"] = ((above < 5) * weight).sum()
     if detailed:
         confidence = jax.nn.softmax(logits).max(-1)
         bins = jnp.clip((confidence * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
@@ -62,7 +63,7 @@ def scores(sums: dict) -> dict[str, float]:
     """The means that sums stand for: loss (nats), accuracy and top-5 accuracy (fractions)."""
     count = max(float(sums["count"]), 1.0)
     result = dict(loss=float(sums["loss"]) / count, accuracy=float(sums["correct"]) / count)
-    if "confusion" not in sums or np.shape(sums["confusion"])[0] > 5:
+    if "correct_top5" in sums:
         result["accuracy_top5"] = float(sums["correct_top5"]) / count
     return result
 
@@ -125,7 +126,9 @@ def summary_lines(summary: dict, most: int = 20) -> list[str]:
     width = max(len("class"), *(len(row["name"]) for row in rows))
     lines.append(f"{'class':{width}}  precision  recall      F1  examples")
     for row in rows:
-        lines.append(f"{row['name']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['examples']:8d}")
+        lines.append(
+            f"{row['name']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['examples']:8d}"
+        )
     return lines
 
 

@@ -84,7 +84,9 @@ def open_run(workdir: Path, exp: Experiment) -> None:
             raise UserError(f"{workdir} holds a run with another configuration: {shown}. Give another --workdir.")
         before = records.read_dataset(workdir)
         if before.fingerprint != exp.record.fingerprint:
-            raise UserError(f"{workdir} holds a run on other data: {before.name} has changed since. Give another --workdir.")
+            raise UserError(
+                f"{workdir} holds a run on other data: {before.name} has changed since. Give another --workdir."
+            )
     elif workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     try:
@@ -101,8 +103,10 @@ def train(exp: Experiment, state: TrainState, checkpoints: Checkpoints, logbook:
     config, layout = exp.config, exp.layout
     higher_is_better = config.checkpoint.best_metric == "accuracy"
     train_step = parallel.compile_train_step(layout, train_step_for(exp))
-    eval_step = parallel.compile_eval_step(layout, eval_step_of(exp.network, config.matmul_precision))
-    advance = jax.jit(after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"), donate_argnums=0)
+    eval_step = parallel.compile_eval_step(layout, eval_step_of(exp.network, config.matmul_precision, detailed=False))
+    advance = jax.jit(
+        after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"), donate_argnums=0
+    )
     eval_every = experiment.steps_between(config.evaluate_every, exp.steps_per_epoch)
     step, saved_at, saved_step = int(jax.device_get(state.step)), time.monotonic(), checkpoints.newest()
     best = checkpoints.best_score()
@@ -158,7 +162,9 @@ def train(exp: Experiment, state: TrainState, checkpoints: Checkpoints, logbook:
             if due:
                 save()
             if stopped():
-                logbook.say(f"Stopping early: no better {config.checkpoint.best_metric} in {config.early_stopping} evaluations.")
+                logbook.say(
+                    f"Stopping early: no better {config.checkpoint.best_metric} in {config.early_stopping} evaluations."
+                )
                 break
             logbook.restart_clock()
     if saved_step != step:

@@ -323,7 +323,7 @@ def test_cutmix_share_is_the_area_that_is_left(height, width):
     result, share = many(lambda key: mixing.cutmix(key, own, other, 1.0), 4000)
     kept = (result[..., 0] == 0).sum(axis=(1, 2))
     np.testing.assert_allclose(share * (height * width), kept, atol=1e-4)
-    for pasted in (result[:200, :, :, 0] == 1):  # one box, clipped
+    for pasted in result[:200, :, :, 0] == 1:  # one box, clipped
         rows, columns = pasted.any(axis=1), pasted.any(axis=0)
         np.testing.assert_array_equal(pasted, rows[:, None] & columns[None, :])
         for line in (rows, columns):

@@ -15,8 +15,8 @@ from cnnjax import config
 from cnnjax.data import tfrecord as module
 from cnnjax.data.digits import ensure_digits
 from cnnjax.data.prepare import prepare
-from cnnjax.data.tfrecord import crc32c
 from cnnjax.data.tfds_source import open_tfds
+from cnnjax.data.tfrecord import crc32c
 from cnnjax.errors import RunError, UserError
 
 

@@ -51,7 +51,9 @@ class TestEveryModel:
         @jax.jit
         def step(variables, state):
             def loss(params):
-                logits, changed = model.apply(variables | dict(params=params), images, train=True, mutable=["batch_stats"])
+                logits, changed = model.apply(
+                    variables | dict(params=params), images, train=True, mutable=["batch_stats"]
+                )
                 return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), changed
 
             gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
@@ -88,7 +90,12 @@ def test_cnn_counts_by_hand():
 @pytest.mark.parametrize("normalization", layers.NORMALIZATIONS)
 def test_cnn_options(downsampling, normalization):
     options = models.options("cnn")
-    options.channels, options.downsampling, options.normalization, options.dropout = (8, 8, 16), downsampling, normalization, 0.5
+    options.channels, options.downsampling, options.normalization, options.dropout = (
+        (8, 8, 16),
+        downsampling,
+        normalization,
+        0.5,
+    )
     model = options.build(3)
     variables = model.init(jax.random.key(0), jnp.zeros(SHAPE))
     logits, _ = model.apply(

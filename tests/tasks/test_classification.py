@@ -14,7 +14,9 @@ from cnnjax.tasks import classification as task
 
 def batch_of(label, weight=None):
     label = np.asarray(label, np.int32)
-    return dict(label=label, weight=np.ones(len(label), np.float32) if weight is None else np.asarray(weight, np.float32))
+    return dict(
+        label=label, weight=np.ones(len(label), np.float32) if weight is None else np.asarray(weight, np.float32)
+    )
 
 
 def test_loss_by_hand():
@@ -119,6 +121,8 @@ def test_figures_are_drawn(tmp_path):
 
 def test_many_classes_print_the_worst():
     rows = [dict(name=f"c{i}", precision=i / 50, recall=1.0, f1=i / 50, examples=3) for i in range(50)]
-    summary = dict(accuracy=0.5, accuracy_interval=[0.4, 0.6], examples=150, loss=1.0, calibration_error=0.1, classes=rows)
+    summary = dict(
+        accuracy=0.5, accuracy_interval=[0.4, 0.6], examples=150, loss=1.0, calibration_error=0.1, classes=rows
+    )
     lines = task.summary_lines(summary)
     assert len(lines) == 2 + 1 + 1 + 20 and lines[4].startswith("c0 ")

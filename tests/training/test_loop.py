@@ -54,7 +54,9 @@ def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
     assert_equal_trees(saved(tmp_path / "whole"), saved(tmp_path / "halves"))
     assert timeless(read_entries(tmp_path / "whole")) != []
     whole_log, halves_log = (timeless(read_entries(tmp_path / name)) for name in ("whole", "halves"))
-    assert [e for e in halves_log if e not in whole_log] == [e for e in halves_log if e["step"] == 8 and e["split"] == "validation"]
+    assert [e for e in halves_log if e not in whole_log] == [
+        e for e in halves_log if e["step"] == 8 and e["split"] == "validation"
+    ]
     assert again["accuracy"] == whole["accuracy"] and again["loss"] == whole["loss"]
 
 
@@ -71,9 +73,19 @@ def test_the_run_directory_tells_everything(tmp_path):
     entries = read_entries(tmp_path)
     assert [e["step"] for e in entries if e["split"] == "train"] == [4, 8, 12]
     train_entry = entries[0]
-    assert {"loss", "accuracy", "learning_rate", "grad_norm", "param_norm", "images_per_second", "epoch"} <= train_entry.keys()
+    assert {
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "grad_norm",
+        "param_norm",
+        "images_per_second",
+        "epoch",
+    } <= train_entry.keys()
     dataset = json.loads((tmp_path / "dataset.json").read_text())
-    assert dataset["split_sizes"] == dict(train=808, validation=90, test=899) and dataset["class_names"] == list("0123456789")
+    assert dataset["split_sizes"] == dict(train=808, validation=90, test=899) and dataset["class_names"] == list(
+        "0123456789"
+    )
     assert "95 % interval" in log and str(tmp_path) in log
 
 
@@ -145,7 +157,9 @@ def test_early_stopping_and_plateau_wait_for_validation(tmp_path):
 
 def test_the_best_checkpoint_is_kept_and_tested(tmp_path):
     """The rate explodes late: the best is then not the last."""
-    changes = dict(schedule__name="constant", checkpoint__every_minutes=0.0, checkpoint__keep=1, evaluate_every=0.3, steps=40)
+    changes = dict(
+        schedule__name="constant", checkpoint__every_minutes=0.0, checkpoint__keep=1, evaluate_every=0.3, steps=40
+    )
     summary, _ = train(tmp_path, optimizer__learning_rate=3.0, **changes)
     scores = {e["step"]: e["accuracy"] for e in read_entries(tmp_path) if e["split"] == "validation"}
     best = max(scores, key=lambda step: (scores[step], step))
@@ -166,7 +180,12 @@ def test_fine_tuning_takes_a_run_with_another_head(tmp_path, digits_folder):
     train(tmp_path / "first")
     folder = dict(data__name="folder", data__data_dir=str(digits_folder), data__image_size=8)
     summary, log = train(
-        tmp_path / "second", init_from=str(tmp_path / "first"), optimizer__frozen=("stage0*",), batch_size=8, steps=3, **folder
+        tmp_path / "second",
+        init_from=str(tmp_path / "first"),
+        optimizer__frozen=("stage0*",),
+        batch_size=8,
+        steps=3,
+        **folder,
     )
     assert f"Parameters from {tmp_path / 'first'}, step 12; new: output/bias, output/kernel." in log
     first, second = saved(tmp_path / "first"), saved(tmp_path / "second")

@@ -51,7 +51,10 @@ def test_a_step_of_plain_descent_against_numpy():
     batch["weight"][4:] = 0  # padding
     state, step = prepared(Linear(), batch)
     new, metrics = jax.jit(step)(state, batch)
-    x, kernel, bias = batch["image"][:4].reshape(4, 4), *(np.asarray(state.params["output"][n]) for n in ("kernel", "bias"))
+    x, kernel, bias = (
+        batch["image"][:4].reshape(4, 4),
+        *(np.asarray(state.params["output"][n]) for n in ("kernel", "bias")),
+    )
     logits = x @ kernel + bias
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     target = np.eye(3)[batch["label"][:4]]

@@ -1,6 +1,6 @@
 """Runs one experiment with several seeds, one after another, and writes a table of what came out.
 
-    python experiments/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
+python experiments/measurements/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
 """
 
 import csv
@@ -19,7 +19,9 @@ def hardware() -> str:
     """The processor, its cores, and a GPU where there is one."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    gpu = subprocess.run("nvidia-smi --query-gpu=name --format=csv,noheader", shell=True, capture_output=True, text=True)
+    gpu = subprocess.run(
+        "nvidia-smi --query-gpu=name --format=csv,noheader", shell=True, capture_output=True, text=True
+    )
     cores = f"{os.cpu_count()} cores of {models[0] if models else platform.processor()}"
     return ", ".join([cores, *filter(None, gpu.stdout.strip().splitlines())])
 

@@ -1,0 +1,73 @@
+"""Every command of the README is run, the longer ones for a few steps."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+SHORT = {"experiments/digits.py": 8, "experiments/fashion_mnist.py": 1, "experiments/folder.py": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, digits_folder):
+    """A folder that looks like the repository, so that runs/ does not land in the real one."""
+    path = tmp_path_factory.mktemp("clone")
+    for name in ("run.py", "experiments", "cnnjax", "Makefile", "pyproject.toml", "requirements.txt"):
+        (path / name).symlink_to(ROOT / name)
+    (path / "PICTURES").symlink_to(digits_folder)
+    return path
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 10 and COMMANDS[:2] == ["make train", "make test"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make_does_what_it_says(folder, command):
+    planned = subprocess.run(
+        [*command.split(), "--dry-run"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+    last = planned.splitlines()[-1]
+    if command == "make train":
+        assert last == ".venv/bin/python run.py train --config=experiments/digits.py --workdir=runs/digits"
+    else:
+        assert last == ".venv/bin/python -m pytest"
+    assert "pip install" in planned and "requirements.txt" in planned
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make")])
+def test_commands_run(folder, command):
+    if "fashion_mnist" in command and "CNNJAX_DATA_DIR" not in os.environ:
+        pytest.skip("CNNJAX_DATA_DIR does not say where a prepared Fashion-MNIST lies")
+    python, *arguments = command.split()
+    assert python == "python"
+    config = next((a for a in arguments if a.startswith("--config=")), "")
+    if " train " in command:
+        arguments += [
+            f"--config.steps={next(n for name, n in SHORT.items() if name in config)}",
+            "--config.schedule.warmup=0",
+        ]
+    environment = os.environ | dict(XLA_FLAGS="", JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(code, scope)
+    assert scope["probabilities"].shape == (3, 10)
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
