@@ -89,8 +89,11 @@ class Checkpoints:
             raise RunError(f"The checkpoint of step {step} cannot be written to {self.folder}: {error}.") from error
 
     def wait(self) -> None:
-        """Returns when every save is on the disk."""
-        self._manager.wait_until_finished()
+        """Returns when every save is on the disk. Raises RunError where one failed."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise RunError(f"A checkpoint cannot be written to {self.folder}: {error}.") from error
 
     def restore(self, step: int, model: Any, training: Any) -> tuple[Any, Any]:
         """The state of a step, with the shapes, types and shardings of the given trees of arrays."""

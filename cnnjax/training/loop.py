@@ -52,7 +52,10 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     with Checkpoints(workdir, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric) as checkpoints:
         if (workdir / "summary.json").exists() and (checkpoints.newest() or 0) >= exp.total_steps:
             log(f"This run is complete ({exp.total_steps} steps). To go on, raise --config.epochs.")
-            return records.read_json(workdir / "summary.json")
+            summary = records.read_json(workdir / "summary.json")
+            for line in exp.network.task.summary_lines(summary) if exp.test is not None else ():
+                log("  " + line)
+            return summary
         state = parallel.replicate(exp.layout, initial_state(exp, log))
         start = checkpoints.newest()
         if start is not None:
@@ -123,31 +126,32 @@ def train(exp: Experiment, state: TrainState, checkpoints: Checkpoints, logbook:
 
     if stopped():
         return state, step
-    pending = None
+    pending, compiling = None, True
     with _train_batches(exp, step, exp.total_steps) as batches:
         for batch in batches:
             state, metrics = train_step(state, batch)
             if pending is not None:
-                _take(logbook, step, pending, checkpoints)
-                if step % config.log_every == 0:
-                    logbook.train(step)
-            elif logbook is not None:
-                jax.block_until_ready(metrics)  # the first step compiles: not part of images/s
-                logbook.restart_clock()
+                _take(logbook, step, pending, checkpoints, config.log_every)
             step, pending = step + 1, metrics
             evaluating = exp.validation is not None and (step % eval_every == 0 or step == exp.total_steps)
             due = time.monotonic() - saved_at > config.checkpoint.every_minutes * 60
-            if not (evaluating or step == exp.total_steps or (due and step % config.log_every == 0)):
+            pausing = evaluating or step == exp.total_steps or (due and step % config.log_every == 0)
+            if pausing or compiling:  # nothing is saved before its loss is known to be finite
+                _take(logbook, step, pending, checkpoints, config.log_every)
+                pending = None
+            if compiling:  # its time is not part of images/s
+                logbook.restart_clock()
+                compiling = False
+            if not pausing:
                 continue
-            _take(logbook, step, pending, checkpoints)  # nothing is saved before its loss is known to be finite
             logbook.train(step)
-            pending, scores = None, None
+            scores = None
             if evaluating:
                 variables = evaluated_variables(state.model_variables())
                 sums = evaluate(eval_step, variables, exp.validation, layout, experiment.eval_batch_size(config))
                 scores = exp.network.task.scores(sums)
                 score = scores[config.checkpoint.best_metric]
-                is_best = best is None or (score > best if higher_is_better else score < best)
+                is_best = np.isfinite(score) and (best is None or (score > best if higher_is_better else score < best))
                 best = score if is_best else best
                 logbook.evaluation("validation", step, scores, note="  (best)" if is_best else "")
                 state = advance(
@@ -201,8 +205,8 @@ def _train_batches(exp: Experiment, start: int, stop: int) -> Iterator[Iterator[
         yield pipeline.ahead(batches, lambda b: parallel.place(exp.layout, b))
 
 
-def _take(logbook: Logbook, step: int, metrics: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
-    """Hands the metrics of the step that led to `step` to the log.
+def _take(logbook: Logbook, step: int, metrics: dict, checkpoints: Checkpoints, log_every: int) -> None:
+    """Hands the metrics of the step that led to `step` to the log, which makes an entry of them every `log_every` steps.
 
     Raises:
       RunError: a loss, a gradient or the parameters are not finite.
@@ -218,6 +222,8 @@ def _take(logbook: Logbook, step: int, metrics: dict[str, jax.Array], checkpoint
                 "--config.schedule.warmup, or --config.dtype=float32."
             )
     logbook.add(values)
+    if step % log_every == 0:
+        logbook.train(step)
 
 
 def finish(exp: Experiment, state: TrainState, checkpoints: Checkpoints, workdir: Path, log: Log) -> dict[str, Any]:
