@@ -1,4 +1,4 @@
-"""Runs one experiment with several seeds, one after another, and writes a table of what came out.
+"""Runs one experiment with several seeds (5: 0 to 4; or 1,2) one after another, and writes a table of what came out.
 
 python experiments/measurements/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
 """
@@ -27,8 +27,10 @@ def hardware() -> str:
 
 
 def main(config: str, seeds: str, table: str, *flags: str) -> None:
-    rows = []
-    for seed in range(int(seeds)):
+    old = list(csv.DictReader(open(table))) if Path(table).exists() else []
+    chosen = [int(seed) for seed in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
+    rows = [row for row in old if int(row["seed"]) not in chosen]  # those of other seeds stay
+    for seed in chosen:
         with tempfile.TemporaryDirectory() as workdir:
             command = [sys.executable, "run.py", "train", f"--config={config}", f"--config.seed={seed}", *flags]
             started = time.monotonic()
@@ -54,10 +56,10 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
         with open(table, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(sorted(rows, key=lambda row: int(row["seed"])))
     scores = [float(row["test_accuracy"]) for row in rows]
     spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    print(f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {seeds} seeds")
+    print(f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {len(rows)} seeds")
 
 
 if __name__ == "__main__":
