@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cnnjax.errors import RunError, UserError
 from cnnjax.knobs import nearest
 
+OTHER_DATA = tuple(f"data.{n}" for n in ("name", "data_dir", "test", "test_fraction", "skip_bad_files", "resize"))
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 
@@ -39,10 +40,17 @@ def main(argv: list[str]) -> int:
         print(f"cnnjax: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("cnnjax: interrupted. The same command goes on from the newest checkpoint.", file=sys.stderr)
+        hint = " The same command goes on from the newest checkpoint, if there is one." if "train" in argv else ""
+        print(f"cnnjax: interrupted.{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, `head` say, has left
         sys.stderr.close()
+        return 1
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
+        print(f"cnnjax: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except OSError as error:  # the disk is full, say
+        print(f"cnnjax: {error.filename or 'the system'}: {error.strerror or error}.", file=sys.stderr)
         return 1
 
 
@@ -64,12 +72,17 @@ def _dispatch(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     from cnnjax import experiment, launch
     from cnnjax.parallel import use_compilation_cache
+    from cnnjax.training.initial import require_source
     from cnnjax.training.loop import fit
 
     line = launch.parse(arguments, (WORKDIR,))
     _no_arguments(line)
     config = _required(line, "train")
-    workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment)
+    workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
+    for section, name in ((config.data, "data_dir"), (config, "init_from")):
+        if getattr(section, name):  # the run is read again from elsewhere
+            setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
+    require_source(config, workdir)
     use_compilation_cache()
     built = experiment.build(config)
     for text in describe(built, workdir):
@@ -83,11 +96,12 @@ def evaluate(arguments: list[str]) -> int:
 
     line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=_config_of_run)
     _no_arguments(line)
-    _only_changes(line, "data.")
+    _only_changes(line, OTHER_DATA)
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     parallel.use_compilation_cache()
     dataset = inference.dataset_for(run, line.config.data)
-    split = dataset.split(line.flags["split"] or line.config.data.test or "test")
+    name = line.flags["split"] or "test"
+    split = inference.split_for(run, dataset, line.config, name)
     layout = parallel.layout(line.config.devices)
     batch_size = experiment.eval_batch_size(line.config)
     parallel.check_divisible(layout, batch_size, "eval_batch_size")
@@ -99,9 +113,7 @@ def evaluate(arguments: list[str]) -> int:
     if line.flags["format"] == "json":
         print(json.dumps(summary | dict(step=run.step), indent=2))
     else:
-        print(
-            f"{line.flags['split'] or line.config.data.test} of {dataset.name}, with the parameters of step {run.step}:"
-        )
+        print(f"{name} of {dataset.name}, with the parameters of step {run.step}:")
         print("\n".join("  " + text for text in run.network.task.summary_lines(summary)))
     return 0
 
@@ -112,11 +124,11 @@ def predict(arguments: list[str]) -> int:
     from cnnjax.parallel import use_compilation_cache
 
     line = launch.parse(arguments, (WORKDIR, TOP, WHICH, FORMAT), base=_config_of_run)
-    _only_changes(line, None)
+    _only_changes(line, ())
     if not line.arguments:
         raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
     top = line.flags["top"]
-    if not top.isdigit() or int(top) < 1:
+    if not (top.isascii() and top.isdigit()) or int(top) < 1:
         raise UserError(f"--top must be a whole number of at least 1, not {top!r}.")
     paths = list_pictures([Path(argument) for argument in line.arguments])
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
@@ -201,18 +213,16 @@ def _config_of_run(flags: dict):
     return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
 
 
-def _only_changes(line, prefix: str | None) -> None:
-    """After training only machine knobs, and those under a prefix, can still be changed."""
+def _only_changes(line, names: tuple[str, ...]) -> None:
+    """After training only machine knobs, and those of the given names, can still be changed."""
     from cnnjax import knobs
 
     if not line.flags["workdir"]:
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
+    if line.experiment:
+        raise UserError("--config is for training; the run in --workdir has its own.")
     for knob in knobs.walk(line.config):
-        if (
-            knob.name in line.overrides
-            and knob.kind == knobs.IDENTITY
-            and not (prefix and knob.name.startswith(prefix))
-        ):
+        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and knob.name not in names:
             raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
 
 
@@ -255,8 +265,14 @@ def verb_help(name: str) -> str:
 
 
 WORKDIR = Flag("workdir", None, "the run directory")
-SPLIT = Flag("split", None, "which split, as tfds writes them: test, train[:10%]; default: the run's test split")
-WHICH = Flag("checkpoint", "best", "which parameters", ("best", "last"))
+SPLIT = Flag(
+    "split",
+    None,
+    "train, validation or test, as the run had them; or any part, as tfds writes it: train[:10%], train+test",
+)
+WHICH = Flag(
+    "checkpoint", "tested", "which parameters; tested: as config.checkpoint.test says", ("tested", "best", "last")
+)
 FORMAT = Flag("format", "text", "how to print", ("text", "json"))
 TOP = Flag("top", "3", "how many classes to print")
 FROM = Flag("from", None, "an existing TFRecord preparation to convert")

@@ -50,7 +50,7 @@ class Data:
     skip_bad_files: bool = knob(False, "leave out pictures that cannot be read, instead of refusing to train")
     placement: str = knob(
         "auto",
-        "where a split lives: on the device, in host memory, or streamed from disk",
+        "where pictures live: train on the device, all in host memory, or streamed from disk",
         choices=("auto", "device", "host", "stream"),
         kind=MACHINE,
     )
@@ -161,7 +161,7 @@ class Config:
     batch_size: int = knob(128, "pictures in a step, over all devices", low=1)
     accumulate: int = knob(1, "parts that a batch is worked off in, one after another, to save memory", low=1)
     epochs: float = knob(10.0, "length of the run in passes over train", above=0, kind=MACHINE)
-    steps: int = knob(0, "length of the run in steps; 0: as epochs says", low=0, kind=MACHINE)
+    steps: int = knob(0, "length of the run in steps; 0: as epochs says", low=0, high=2**31 - 1, kind=MACHINE)
     evaluate_every: float = knob(1.0, "epochs between evaluations of validation", above=0)
     early_stopping: int = knob(0, "stop after this many evaluations without a better validation score; 0: never", low=0)
     label_smoothing: float = knob(0.0, "part of the target spread evenly over all classes", low=0, below=1)

@@ -5,7 +5,6 @@ Training, evaluation and prediction all start here.
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,8 +19,10 @@ from cnnjax.data import augmentation, open_dataset, pipeline
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Split, Statistics, subset
 from cnnjax.errors import UserError
-from cnnjax.run_directory.records import DatasetRecord, record_of, require_run
+from cnnjax.run_directory.records import DatasetRecord, record_of
 from cnnjax.tasks import classification
+
+LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
 
 class Network(NamedTuple):
@@ -79,20 +80,22 @@ def build(config: Config) -> Experiment:
       UserError: a knob that does not fit its range, the data, the network or the devices.
     """
     check(config)
-    if config.init_from:
-        require_run(Path(config.init_from))
     layout = parallel.layout(config.devices)
     parallel.check_divisible(layout, config.batch_size, "batch_size", config.accumulate)
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
     )
     dataset = open_dataset(config.data)
-    train, validation, test = (split and _placed(split, dataset, config) for split in _splits(dataset, config))
+    train, validation, test = (split and _placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
     record = record_of(dataset, pipeline.statistics(train), sizes)
     network = build_network(config, record)
     steps_per_epoch = train.size / config.batch_size
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
+    if total_steps > LONGEST:
+        raise UserError(
+            f"A run of {total_steps:,} steps is too long: at most {LONGEST:,}. Lower config.epochs or config.steps."
+        )
     schedule = optimizers.schedule(config.schedule, config.optimizer.learning_rate, total_steps, steps_per_epoch)
     if validation is None:
         for knob, on in [
@@ -139,7 +142,7 @@ def initial_variables(network: Network, seed: int) -> dict[str, Any]:
     return dict(network.model.init(jax.random.fold_in(jax.random.key(seed), 0), images, train=False))
 
 
-def _splits(dataset: Dataset, config: Config) -> tuple[Split, Split | None, Split | None]:
+def splits(dataset: Dataset, config: Config) -> tuple[Split, Split | None, Split | None]:
     """Train, validation and test, as the configuration and the data set have them; validation is cut from train."""
     data = config.data
     train = dataset.split(data.train)
@@ -201,9 +204,12 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Config:
     """The configuration that `to_json` wrote. Raises UserError for knobs that this version does not know."""
-    values = dict(values)
-    model = dict(values.pop("model", {}))
-    config = Config(model=models.options(model.pop("name", "")))
+    model = values.get("model") if isinstance(values, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise UserError("config.json is damaged: it names no model.")
+    values, model = dict(values), dict(model)
+    del values["model"]
+    config = Config(model=models.options(model.pop("name")))
     knobs.update(config.model, model)
     knobs.update(config, values)
     return config

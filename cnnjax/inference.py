@@ -11,7 +11,7 @@ import numpy as np
 from cnnjax import evaluation, experiment
 from cnnjax.config import Config, Data
 from cnnjax.data import open_dataset, pictures
-from cnnjax.data.source import Dataset
+from cnnjax.data.source import Dataset, Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
 from cnnjax.run_directory import records
@@ -31,8 +31,10 @@ class Run(NamedTuple):
     step: int
 
 
-def load(workdir: str | Path, which: str = "best") -> Run:
-    """The network of a run directory, with the parameters of its best or last checkpoint (best falls back to last).
+def load(workdir: str | Path, which: str = "tested") -> Run:
+    """The network of a run directory, with the parameters of its 'best' or 'last' checkpoint.
+
+    'tested' are those whose test score the run reports: as its `config.checkpoint.test` says.
 
     Raises:
       UserError: the folder holds no run, or no checkpoint.
@@ -43,10 +45,7 @@ def load(workdir: str | Path, which: str = "best") -> Run:
     record = records.read_dataset(workdir)
     network = experiment.build_network(config, record)
     with Checkpoints(workdir, best_metric=config.checkpoint.best_metric, read_only=True) as checkpoints:
-        best = checkpoints.best() if which == "best" else None
-        step = checkpoints.newest() if best is None else best
-        if step is None:
-            raise UserError(f"{workdir} has no checkpoint yet: let `python run.py train` go on in it.")
+        step = checkpoints.chosen(config.checkpoint.test if which == "tested" else which)
         variables = evaluation.evaluated_variables(checkpoints.restore_model(step))
     return Run(config, record, network, variables, step)
 
@@ -56,8 +55,9 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     network = run.network
 
     def outputs(variables, image):
-        batch = network.view(dict(image=image))
-        return network.task.predictions(network.model.apply(variables, batch["image"], train=False))
+        with jax.default_matmul_precision(run.config.matmul_precision):
+            batch = network.view(dict(image=image))
+            return network.task.predictions(network.model.apply(variables, batch["image"], train=False))
 
     compiled = jax.jit(outputs)
     variables = jax.device_put(run.variables)
@@ -83,19 +83,21 @@ def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.nd
     """For each picture file its probabilities `[K]`, or one line on why it cannot be read, in order."""
     predict = predictor(run)
     height, width, channels = run.record.image_shape
+    if channels not in (1, 3) or run.record.dtype.startswith("float"):
+        raise UserError(
+            f"Picture files are grey or RGB; this run was trained on {channels} channels of {run.record.dtype}."
+        )
     for start in range(0, len(paths), BATCH):
-        results: dict[Path, Any] = {}
-        for path in paths[start : start + BATCH]:
+        block, results = paths[start : start + BATCH], []
+        for path in block:
             try:
-                results[path] = pictures.read_picture(
-                    path, channels=channels, size=(height, width), resize=run.config.data.resize
-                )
+                size = (height, width)
+                results.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.data.resize))
             except pictures.BadPicture as error:
-                results[path] = str(error)
-        good = [path for path, value in results.items() if not isinstance(value, str)]
-        if good:
-            results |= dict(zip(good, predict(np.stack([results[path] for path in good]))))
-        yield from results.items()
+                results.append(str(error))
+        good = [image for image in results if not isinstance(image, str)]
+        rows = iter(predict(np.stack(good)) if good else ())
+        yield from ((path, image if isinstance(image, str) else next(rows)) for path, image in zip(block, results))
 
 
 def dataset_for(run: Run, data: Data) -> Dataset:
@@ -105,7 +107,8 @@ def dataset_for(run: Run, data: Data) -> Dataset:
       UserError: other classes, or another kind of pixels.
     """
     height, width, channels = run.record.image_shape
-    dataset = open_dataset(dataclasses.replace(data, channels=channels, image_size=height if height == width else 0))
+    shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
+    dataset = open_dataset(dataclasses.replace(data, **shape))
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."
@@ -115,6 +118,19 @@ def dataset_for(run: Run, data: Data) -> Dataset:
             f"{dataset.name} has images {dataset.image_shape}, the run was trained on {run.record.image_shape}."
         )
     return dataset
+
+
+def split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split:
+    """The split of a name as the run had it (train is without what was cut off for validation), or of a tfds spec."""
+    if name == "test":
+        return dataset.split(config.data.test or name)
+    if name not in ("train", "validation") or dataset.name != run.record.name:
+        return dataset.split(name)
+    train, validation, _ = experiment.splits(dataset, config)
+    split = train if name == "train" else validation
+    if split is None:
+        raise UserError("This run has no validation split.")
+    return split
 
 
 def _few(names: Sequence[str], most: int = 6) -> str:

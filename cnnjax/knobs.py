@@ -115,6 +115,9 @@ def check(config) -> None:
     Raises:
       UserError: naming the first knob whose value has another type or lies out of its range.
     """
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if dataclasses.is_dataclass(kind) and not isinstance(getattr(config, name), kind):
+            raise UserError(f"config.{name} must be a {kind.__name__}, not {getattr(config, name)!r}.")
     for knob in list(walk(config)):
         value = _coerced(knob)
         if not _in_range(knob, value):

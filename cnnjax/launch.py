@@ -47,6 +47,8 @@ def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config
         raise UserError("Say which experiment with --config=experiments/NAME.py; --config.KNOB=VALUE then changes it.")
     if "config.model" in given and config is not None:
         config.model = models.options(given["config.model"])
+    if config is not None:
+        experiment.check(config)  # as the file has it, before flags are made of it
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     _define(values, verb_flags, config)
@@ -172,7 +174,7 @@ def load_experiment(spec: str) -> tuple[Config, str]:
         config = module.get_config(*([name] if name and takes_name else []))
     except UserError:
         raise
-    except Exception as error:  # whatever a person's file may raise
+    except (Exception, SystemExit) as error:  # whatever a person's file may raise
         frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1] if frames else "?"
         unknown = re.search(r"has no attribute '(\w+)'", str(error))

@@ -96,13 +96,17 @@ MISUSE = [
     (["train", DIGITS, "--config.data.train=train[:x%]"], "train[:x%]"),
     (["train", DIGITS, "--config.data.name=folder"], "data_dir"),
     (["train", DIGITS, "--config.data.name=folder", "--config.data.data_dir=/nowhere"], "/nowhere"),
-    (["train", DIGITS, "--config.init_from=/nowhere"], "/nowhere does not exist"),
+    (["train", DIGITS, "--config.init_from=/nowhere"], "config.init_from=/nowhere is no run directory"),
     (["train", DIGITS, "--config.schedule.warmup=99"], "warmup"),
     (["train", DIGITS, "--config.schedule.name=step"], "boundaries"),
     (["train", DIGITS, "--config.optimizer.frozen=stage7"], "'stage7' matches no parameter"),
     (["train", DIGITS, "--config.augmentation.random_crop=9"], "config.augmentation.random_crop"),
     (["train", DIGITS, "--config.devices=9"], "config.devices is 9, but there are 8"),
     (["train", DIGITS, "stray"], "Not understood: 'stray'"),
+    (["train", DIGITS, "--config.steps=99999999999"], "config.steps must be"),
+    (["train", DIGITS, "--config.epochs=1e12"], "is too long"),
+    (["train", DIGITS, "--config.model.channels=12", "--config.model.normalization=group"], "multiples of 8"),
+    (["train", DIGITS, "--config.model.kernel_size=100000"], "config.model.kernel_size must be"),
     (["evaluate"], "Say which run: --workdir=DIR"),
     (["evaluate", "--workdir=experiments"], "holds no run"),
     (["evaluate", "--workdir=/nowhere"], "/nowhere does not exist"),
@@ -141,6 +145,15 @@ def test_misuse_gets_one_clear_line(run, tmp_path, arguments, message):
             "import cnnjax\ndef get_config():\n    return cnnjax.Config()\n",
             "config.model must hold the options of a model",
         ),
+        (
+            "import cnnjax\ndef get_config():\n    return cnnjax.Config(model=cnnjax.model('cnn'), epochs='ten')\n",
+            "config.epochs must be a number, not 'ten'",
+        ),
+        (
+            "import cnnjax\ndef get_config():\n    return cnnjax.Config(model=cnnjax.model('cnn'), data=None)\n",
+            "config.data must be a Data, not None",
+        ),
+        ("raise SystemExit\n", "line 1: SystemExit"),
     ],
 )
 def test_a_faulty_experiment_file_is_named_with_its_line(run, tmp_path, text, message):
@@ -252,8 +265,9 @@ def test_predict_on_a_missing_file(run, trained_run):
     assert code == 2 and "missing.png" in err and len(err.splitlines()) == 1
     code, _, err = run("predict", f"--workdir={trained_run}")
     assert code == 2 and "Say which pictures" in err
-    code, _, err = run("predict", "x.png", "--top=none", f"--workdir={trained_run}")
-    assert code == 2 and "--top must be a whole number" in err
+    for top in ("none", "²", "0"):
+        code, _, err = run("predict", "x.png", f"--top={top}", f"--workdir={trained_run}")
+        assert code == 2 and "--top must be a whole number" in err
 
 
 def test_train_on_ones_own_pictures(run, digits_folder, tmp_path):
@@ -305,7 +319,76 @@ def test_a_run_without_a_checkpoint_cannot_predict(run, trained_run, tmp_path):
 
 def test_damaged_records_are_named(run, trained_run, tmp_path):
     shutil.copytree(trained_run, tmp_path / "run")
-    for name in ("dataset.json", "config.json"):
-        (tmp_path / "run" / name).write_text('{"name": ')
+    whole = (tmp_path / "run" / "dataset.json").read_text()
+    damages = [("dataset.json", text) for text in ('{"name": ', "[1]", whole.replace("[\n    8,\n    8,", "[\n    8,"))]
+    damages += [
+        ("config.json", text) for text in ('{"name": ', "[1]", "3", '{"model": 3}', '{"model": {"name": ["cnn"]}}')
+    ]
+    for name, text in damages:
+        assert text != whole
+        (tmp_path / "run" / name).write_text(text)
         code, _, err = run("predict", "experiments/pictures", f"--workdir={tmp_path / 'run'}")
-        assert code == 2 and f"{name} is damaged" in err
+        assert code == 2 and f"{name} is damaged" in err, text
+        assert len(err.splitlines()) == 1
+        (tmp_path / "run" / "dataset.json").write_text(whole)
+
+
+def test_a_damaged_checkpoint_is_named(run, trained_run, tmp_path):
+    shutil.copytree(trained_run, tmp_path / "run")
+    for scores in (tmp_path / "run" / "checkpoints").glob("*/metrics/metrics"):
+        scores.write_text('{"accu')
+    code, _, err = run("predict", "experiments/pictures", f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and "are damaged" in err and "Traceback" not in err
+
+
+def test_evaluate_uses_the_parameters_that_were_tested(run, tmp_path):
+    """A rate far too high, so that the last parameters are worse than the best."""
+    flags = ["--config.model.channels=8", "--config.model.blocks=1", "--config.schedule.name=constant", "--config.ema_decay=0",
+             "--config.optimizer.learning_rate=1", "--config.evaluate_every=0.5", "--config.steps=41",
+             "--config.checkpoint.best_metric=loss"]  # fmt: skip
+    assert run("train", DIGITS, *flags, f"--workdir={tmp_path}")[0] == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = {}
+    for which in ("tested", "last", "best"):
+        _, out, _ = run("evaluate", f"--workdir={tmp_path}", "--format=json", f"--checkpoint={which}")
+        found[which] = json.loads(out)
+    assert summary["tested_step"] == 41 == found["tested"]["step"] and found["best"]["step"] == 21
+    assert found["tested"]["accuracy"] == summary["accuracy"]
+
+
+def test_evaluate_knows_the_splits_of_the_run(run, trained_run):
+    sizes = json.loads((trained_run / "dataset.json").read_text())["split_sizes"]
+    for split in ("train", "validation", "test"):
+        _, out, _ = run("evaluate", f"--workdir={trained_run}", f"--split={split}", "--format=json")
+        assert json.loads(out)["examples"] == sizes[split]
+
+
+@pytest.mark.parametrize("flag", ["--config.data.normalization=none", "--config.data.image_size=4", DIGITS])
+def test_evaluate_refuses_what_it_would_ignore(run, trained_run, flag):
+    code, _, err = run("evaluate", f"--workdir={trained_run}", flag)
+    assert code == 2 and ("cannot be changed now" in err or "has its own" in err)
+
+
+def test_folders_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run("train", DIGITS, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert code == 2 and len(err.splitlines()) == 1 and "file" in err
+
+
+def test_class_names_of_any_kind_reach_the_summary(run, digits_folder, tmp_path):
+    for name, digit in (("$x_{$", 0), ("$5", 1), ("猫 犬", 2)):
+        for split in ("train", "test"):
+            shutil.copytree(digits_folder / split / f"digit {digit}", tmp_path / "pictures" / split / name)
+    code, out, err = run(
+        "train", DIGITS, "--config.data.name=folder", f"--config.data.data_dir={tmp_path / 'pictures'}", "--config.batch_size=8",
+        "--config.model.channels=8", "--config.steps=1", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert code == 0 and "Glyph" not in err and (tmp_path / "run" / "confusion_matrix.png").exists()
+    names = [row["name"] for row in json.loads((tmp_path / "run" / "summary.json").read_text())["classes"]]
+    assert names == ["$5", "$x_{$", "猫 犬"]
+
+
+def test_the_same_picture_twice_is_answered_twice(run, trained_run, digits_folder):
+    picture = digits_folder / "test" / "digit 0" / "0.png"
+    _, out, _ = run("predict", picture, picture, f"--workdir={trained_run}")
+    assert len(out.splitlines()) == 2

@@ -15,12 +15,14 @@ from cnnjax.data.order import batch_indices
 from cnnjax.data.source import Batch, Split, Statistics
 
 MEGABYTE = 2**20
-READ_BLOCK = 1024  # examples that are decoded at once when a split is read into memory
+READ_BLOCK = 256  # examples that are decoded at once when a split is read into memory
 STATISTICS_EXAMPLES = 50_000  # more do not change three digits of a mean; a large set is read in part
 
 
 def in_memory(split: Split) -> Split:
     """The same split, decoded once into host memory."""
+    if isinstance(split.read, _Gather):
+        return split
     blocks = [split.read(np.arange(i, min(i + READ_BLOCK, split.size))) for i in range(0, split.size, READ_BLOCK)]
     arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return Split(split.size, _Gather(arrays))
@@ -127,7 +129,7 @@ def resident_batches(batch: TrainBatch, start: int, stop: int, place: Callable) 
     import jax  # here, so that reading workers do not load it
 
     split = batch.split
-    resident = place(split.read(np.arange(split.size)))
+    resident = place(in_memory(split).read.arrays)
     places = place({k: v for k, v in batch(start).items() if k in ("weight", "position")}) if stop > start else {}
     gather = jax.jit(lambda arrays, indices: jax.tree.map(lambda array: array[indices], arrays))
 

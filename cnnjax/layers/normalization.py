@@ -10,6 +10,7 @@ BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 GroupNorm = nn.GroupNorm  # Wu & He 2018
 LayerNorm = nn.LayerNorm  # Ba, Kiros & Hinton 2016
 
+GROUP_SIZE = 8  # channels
 NORMALIZATIONS = ("batch", "group", "layer", "none")
 
 
@@ -18,7 +19,7 @@ def normalization(kind: str, train: bool, **kwargs):
     if kind == "batch":
         return partial(BatchNorm(**kwargs), use_running_average=not train)
     if kind == "group":
-        return GroupNorm(num_groups=None, group_size=8, **kwargs)
+        return GroupNorm(num_groups=None, group_size=GROUP_SIZE, **kwargs)
     if kind == "layer":
         return LayerNorm(**kwargs)
     if kind == "none":

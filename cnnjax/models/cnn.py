@@ -19,7 +19,7 @@ from cnnjax.knobs import knob
 class Options:
     channels: tuple[int, ...] = knob((32, 64, 128), "channels of each stage", low=1)
     blocks: int = knob(2, "convolutions in each stage", low=1)
-    kernel_size: int = knob(3, "pixels: side of each convolution", low=1)
+    kernel_size: int = knob(3, "pixels: side of each convolution", low=1, high=63)
     activation: str = knob("relu", "non-linearity", choices=tuple(layers.ACTIVATIONS))
     normalization: str = knob("batch", "after each convolution", choices=layers.NORMALIZATIONS)
     downsampling: str = knob(
@@ -31,6 +31,10 @@ class Options:
     dropout: float = knob(0.0, "probability, before each dense layer", low=0, below=1)
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        if self.normalization == "group" and any(n % layers.GROUP_SIZE for n in self.channels):
+            raise UserError(
+                f"config.model.channels={self.channels} must be multiples of {layers.GROUP_SIZE} for normalization=group."
+            )
         return CNN(num_classes, dataclasses.asdict(self), dtype, remat)
 
 

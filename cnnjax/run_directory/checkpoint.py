@@ -26,6 +26,12 @@ def _quiet() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def exist(workdir: Path) -> bool:
+    """Whether a run directory holds a checkpoint."""
+    folder = Path(workdir) / FOLDER
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 class Checkpoints:
     """The checkpoints of one run directory. Use as a context manager: leaving waits for the last save."""
 
@@ -35,17 +41,19 @@ class Checkpoints:
         self._sign = -1.0 if best_metric == "loss" else 1.0
         self._metric = best_metric
         best = policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                best_fn=self._rank,  # without it Orbax does not write the scores down
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-                cleanup_tmp_directories=not read_only,
-            ),
-            item_handlers=dict(model=ocp.StandardCheckpointHandler(), training=ocp.StandardCheckpointHandler()),
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            best_fn=self._rank,  # without it Orbax does not write the scores down
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=not read_only,
         )
+        handlers = dict(model=ocp.StandardCheckpointHandler(), training=ocp.StandardCheckpointHandler())
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+            self._scores = {step: self._manager.metrics(step) or dict(NO_SCORE) for step in self._manager.all_steps()}
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(f"The checkpoints in {self.folder} are damaged: {error}.") from error
 
     def __enter__(self):
         return self
@@ -63,7 +71,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the best validation score; of equal ones the newest. None where no checkpoint has a score."""
-        scored = [(self._rank(self._manager.metrics(step) or {}), step) for step in self._manager.all_steps()]
+        scored = [(self._rank(self._scores.get(step, {})), step) for step in self._manager.all_steps()]
         scored = [entry for entry in scored if np.isfinite(entry[0])]
         return max(scored)[1] if scored else None
 
@@ -74,15 +82,28 @@ class Checkpoints:
 
     def scores(self, step: int) -> dict[str, float]:
         """The validation scores that were saved with a step; NaN where it had none."""
-        return self._manager.metrics(step) or dict(NO_SCORE)
+        return self._scores[step]
+
+    def chosen(self, which: str) -> int:
+        """The step of the 'best' checkpoint, or of the 'last', which is also taken where none has a score.
+
+        Raises:
+          UserError: there is no checkpoint.
+        """
+        best = self.best() if which == "best" else None
+        step = self.newest() if best is None else best
+        if step is None:
+            raise UserError(f"{self.folder.parent} has no checkpoint yet: let `python run.py train` go on in it.")
+        return step
 
     def save(self, step: int, model: Any, training: Any, scores: dict[str, float] | None) -> None:
         """Starts to write; the arrays are copied before this returns."""
+        self._scores[step] = scores or dict(NO_SCORE)
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training)),
-                metrics=scores or NO_SCORE,
+                metrics=self._scores[step],
                 force=True,
             )
         except (OSError, ValueError) as error:

@@ -73,7 +73,8 @@ def read_dataset(workdir: Path) -> DatasetRecord:
     value = read_json(path)
     try:
         statistics = Statistics(**{name: np.asarray(v, np.float32) for name, v in value.pop("statistics").items()})
-        value |= dict(class_names=tuple(value["class_names"]), image_shape=tuple(value["image_shape"]))
+        height, width, channels = map(int, value["image_shape"])
+        value |= dict(class_names=tuple(value["class_names"]), image_shape=(height, width, channels))
         return DatasetRecord(statistics=statistics, **value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error!r}.") from None

@@ -134,9 +134,12 @@ def summary_lines(summary: dict, most: int = 20) -> list[str]:
 
 def figures(sums: dict, mistakes: list[dict], class_names: tuple[str, ...]) -> dict:
     """Pictures of the result, by name: the confusion matrix and the worst mistakes."""
-    from cnnjax.tasks import figures as draw  # matplotlib loads slowly
+    import matplotlib  # which loads slowly
 
-    return dict(
-        confusion_matrix=draw.confusion_matrix(sums["confusion"], class_names),
-        worst_mistakes=draw.worst_mistakes(mistakes, class_names),
-    )
+    from cnnjax.tasks import figures as draw
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be called $5
+        return dict(
+            confusion_matrix=draw.confusion_matrix(sums["confusion"], class_names),
+            worst_mistakes=draw.worst_mistakes(mistakes, class_names),
+        )

@@ -7,20 +7,31 @@ from typing import Any
 import flax.traverse_util
 import jax
 
+from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.evaluation import evaluated_variables
-from cnnjax.experiment import Experiment, initial_variables
-from cnnjax.run_directory import records
+from cnnjax.experiment import Experiment, from_json, initial_variables
+from cnnjax.run_directory import checkpoint, records
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.state import TrainState, create
 
 
-def initial_state(exp: Experiment, log: Callable[[str], None] = print) -> TrainState:
-    """The state before the first step. Raises UserError where `config.init_from` is no run or of another architecture."""
+def require_source(config: Config, workdir: Path) -> None:
+    """Raises UserError where a run is to start from another that is not there. One that goes on no longer needs it."""
+    if config.init_from and not checkpoint.exist(workdir) and not checkpoint.exist(Path(config.init_from)):
+        raise UserError(f"config.init_from={config.init_from} is no run directory with a checkpoint.")
+
+
+def initial_state(exp: Experiment, log: Callable[[str], None] = print, *, fine_tune: bool = True) -> TrainState:
+    """The state before the first step, fine-tuned where `config.init_from` says so.
+
+    Raises:
+      UserError: `config.init_from` is no run, or of another architecture.
+    """
     config = exp.config
     # Compiled as one program, or every initialiser would be compiled by itself.
     variables = jax.jit(lambda: initial_variables(exp.network, config.seed))()
-    if config.init_from:
+    if config.init_from and fine_tune:
         variables = fine_tuned(variables, Path(config.init_from), log)
     return create(
         variables,
@@ -32,7 +43,7 @@ def initial_state(exp: Experiment, log: Callable[[str], None] = print) -> TrainS
 
 
 def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None]) -> dict[str, Any]:
-    """`variables` with the values that the run's best (else newest) checkpoint has under the same names.
+    """`variables` with the values that the run's tested checkpoint has under the same names.
 
     Whatever has another shape there, as a head for another number of classes has, or is missing, stays fresh and is named.
 
@@ -40,11 +51,9 @@ def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None])
       UserError: no run, no checkpoint, or fewer than half of the arrays fit.
     """
     records.require_run(run)
-    best_metric = records.read_json(run / "config.json").get("checkpoint", {}).get("best_metric", "accuracy")
-    with Checkpoints(run, best_metric=best_metric, read_only=True) as checkpoints:
-        step = checkpoints.best() if checkpoints.best() is not None else checkpoints.newest()
-        if step is None:
-            raise UserError(f"config.init_from={run} has no checkpoint.")
+    chosen = from_json(records.read_json(run / "config.json")).checkpoint
+    with Checkpoints(run, best_metric=chosen.best_metric, read_only=True) as checkpoints:
+        step = checkpoints.chosen(chosen.test)
         saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     taken = {name: saved[name] for name, value in flat.items() if name in saved and saved[name].shape == value.shape}

@@ -16,14 +16,16 @@ METRICS = "metrics.jsonl"
 
 
 def read_entries(workdir: Path) -> list[dict]:
-    """The entries of metrics.jsonl in order, without a last line that was cut off."""
+    """The entries of metrics.jsonl in order, without lines that were cut off or are none of ours."""
     entries = []
     path = Path(workdir) / METRICS
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and "split" in entry and "epoch" in entry:
+            entries.append(entry)
     return entries
 
 
@@ -44,7 +46,7 @@ class Logbook:
         self._epochs = lambda step: step / steps_per_epoch
         self._total_steps, self._batch_size, self._scores_of, self._log = total_steps, batch_size, scores_of, log
         self._path = Path(workdir) / METRICS
-        self._write(lambda: self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept)))
+        self._write(lambda: self._replace("".join(json.dumps(entry) + "\n" for entry in kept)))
         self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
         self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
         self._sums: dict[str, float] = {}
@@ -63,6 +65,16 @@ class Logbook:
         """Prints a line, above the progress bar where there is one."""
         self._bar.clear()
         self._log(line)
+
+    def _replace(self, text: str) -> None:
+        temporary = self._path.with_name(f".{METRICS}")
+        temporary.write_text(text)
+        temporary.replace(self._path)
+
+    def compiled(self, step: int) -> None:
+        """Leaves the first step, which was compiled, out of images/s and of the time left."""
+        self._started, self._first_step = time.monotonic(), step
+        self.restart_clock()
 
     def restart_clock(self) -> None:
         """Leaves the time since the last entry out of images/s: compilation, evaluation."""

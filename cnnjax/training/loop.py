@@ -14,10 +14,10 @@ from cnnjax.data import pipeline
 from cnnjax.errors import RunError, UserError
 from cnnjax.evaluation import eval_step_of, evaluate, evaluate_with_mistakes, evaluated_variables
 from cnnjax.experiment import Experiment
-from cnnjax.run_directory import records
+from cnnjax.run_directory import checkpoint, records
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import report
-from cnnjax.training.initial import initial_state
+from cnnjax.training.initial import initial_state, require_source
 from cnnjax.training.logbook import Logbook, duration, read_entries
 from cnnjax.training.state import TrainState, after_evaluation, pack, unpack
 from cnnjax.training.step import train_step_of
@@ -48,29 +48,52 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     """
     workdir, config = Path(workdir), exp.config
     started = time.monotonic()
+    require_source(config, workdir)
     open_run(workdir, exp)
     with Checkpoints(workdir, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric) as checkpoints:
-        if (workdir / "summary.json").exists() and (checkpoints.newest() or 0) >= exp.total_steps:
-            log(f"This run is complete ({exp.total_steps} steps). To go on, raise --config.epochs.")
-            summary = records.read_json(workdir / "summary.json")
+        start = checkpoints.newest()
+        if (summary := _complete(exp, workdir, start)) is not None:
+            log(f"This run is complete ({start} steps). To go on, raise --config.epochs.")
             for line in exp.network.task.summary_lines(summary) if exp.test is not None else ():
                 log("  " + line)
             return summary
-        state = parallel.replicate(exp.layout, initial_state(exp, log))
-        start = checkpoints.newest()
+        state = parallel.replicate(exp.layout, initial_state(exp, log, fine_tune=start is None))
         if start is not None:
             state = unpack(state, *checkpoints.restore(start, *pack(state)))
             log(f"Going on from step {start} of {exp.total_steps}.")
         book = dict(total_steps=exp.total_steps, steps_per_epoch=exp.steps_per_epoch, batch_size=config.batch_size)
         with Logbook(workdir, start=start or 0, scores_of=exp.network.task.scores, log=log, **book) as logbook:
-            with jax.transfer_guard("disallow"):
+            with jax.transfer_guard("disallow"), _memory_errors():
                 state, steps = train(exp, state, checkpoints, logbook)
         checkpoints.wait()
-        summary = finish(exp, state, checkpoints, workdir, log)
-    summary |= dict(steps=steps, seconds=round(time.monotonic() - started, 1))
-    records.write_json(workdir / "summary.json", summary)
+        times = dict(steps=steps, stopped_early=steps < exp.total_steps)
+        with _memory_errors():
+            summary = finish(exp, state, checkpoints, workdir, log, times, started)
     log(f"{duration(summary['seconds'])} in all. Everything is in {workdir}")
     return summary
+
+
+def _complete(exp: Experiment, workdir: Path, newest: int | None) -> dict[str, Any] | None:
+    """The summary of a run that has reached its end, or stopped early; else None."""
+    if newest is None or not (workdir / "summary.json").exists():
+        return None
+    summary = records.read_json(workdir / "summary.json")
+    ended = newest >= exp.total_steps or (summary.get("stopped_early") and newest == summary["steps"])
+    return summary if ended else None
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Says what helps when a device has too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"The device has too little memory: {str(error).splitlines()[0][:200]}\n"
+            "Try a smaller --config.batch_size, --config.accumulate=2 or more, or --config.remat."
+        ) from error
 
 
 def open_run(workdir: Path, exp: Experiment) -> None:
@@ -80,7 +103,7 @@ def open_run(workdir: Path, exp: Experiment) -> None:
       UserError: the directory holds a run whose identity differs, naming each knob and both values.
     """
     config = experiment.to_json(exp.config)
-    if records.is_run(workdir):
+    if records.is_run(workdir) and checkpoint.exist(workdir):  # one that never got so far may be begun anew
         differences = experiment.identity_differences(records.read_json(workdir / "config.json"), config)
         if differences:
             shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in differences[:5])
@@ -140,7 +163,7 @@ def train(exp: Experiment, state: TrainState, checkpoints: Checkpoints, logbook:
                 _take(logbook, step, pending, checkpoints, config.log_every)
                 pending = None
             if compiling:  # its time is not part of images/s
-                logbook.restart_clock()
+                logbook.compiled(step)
                 compiling = False
             if not pausing:
                 continue
@@ -226,26 +249,35 @@ def _take(logbook: Logbook, step: int, metrics: dict, checkpoints: Checkpoints, 
         logbook.train(step)
 
 
-def finish(exp: Experiment, state: TrainState, checkpoints: Checkpoints, workdir: Path, log: Log) -> dict[str, Any]:
+def finish(
+    exp: Experiment,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    log: Log,
+    times: dict[str, Any],
+    started: float,
+) -> dict[str, Any]:
     """Scores the test split with the best or last parameters, and writes summary and pictures."""
-    figures = dict(learning_curves=report.learning_curves(read_entries(workdir)))
-    model, step = state.model_variables(), int(state.step)
-    if exp.config.checkpoint.test == "best" and checkpoints.best() is not None:
-        step = checkpoints.best()
+    which = exp.config.checkpoint.test if exp.validation is not None else "last"
+    step = checkpoints.chosen(which)
+    model = state.model_variables()
+    if step != int(state.step):
         model = checkpoints.restore_model(step, like=model)
-    if exp.test is None:
-        report.save_figures(workdir, figures)
-        return dict(tested_step=None)
     task, names = exp.network.task, exp.record.class_names
-    eval_step = parallel.compile_eval_step(exp.layout, eval_step_of(exp.network, exp.config.matmul_precision))
-    sums, mistakes = evaluate_with_mistakes(
-        eval_step, evaluated_variables(model), exp.test, exp.layout, experiment.eval_batch_size(exp.config)
-    )
-    summary = task.summary(sums, names)
-    files = report.save_figures(workdir, figures | task.figures(sums, mistakes, names))
-    which = "best on validation" if exp.config.checkpoint.test == "best" and exp.validation is not None else "the last"
-    log(f"\nTest, with the parameters of step {step} ({which}):")
-    for line in task.summary_lines(summary):
-        log("  " + line)
+    summary, figures = dict(tested_step=None), {}
+    if exp.test is not None:
+        eval_step = parallel.compile_eval_step(exp.layout, eval_step_of(exp.network, exp.config.matmul_precision))
+        batch_size = experiment.eval_batch_size(exp.config)
+        variables = evaluated_variables(model)
+        sums, mistakes = evaluate_with_mistakes(eval_step, variables, exp.test, exp.layout, batch_size)
+        summary = task.summary(sums, names) | dict(tested_step=step)
+        log(f"\nTest, with the parameters of step {step} ({which}):")
+        for line in task.summary_lines(summary):
+            log("  " + line)
+        figures = task.figures(sums, mistakes, names)
+    summary |= times | dict(seconds=round(time.monotonic() - started, 1))
+    records.write_json(workdir / "summary.json", summary)
+    files = report.save_figures(workdir, dict(learning_curves=report.learning_curves(read_entries(workdir))) | figures)
     log(f"Pictures: {', '.join(files)}")
-    return summary | dict(tested_step=step)
+    return summary

@@ -1,5 +1,6 @@
 """The pictures and the summary that a finished run leaves behind."""
 
+import warnings
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -23,6 +24,8 @@ def learning_curves(entries: list[dict]) -> Figure:
 
 def save_figures(workdir: Path, figures: dict[str, Figure]) -> list[str]:
     """Writes each as NAME.png and returns the file names."""
-    for name, figure in figures.items():
-        figure.savefig(Path(workdir) / f"{name}.png", dpi=100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of class names in scripts that no font here has
+        for name, figure in figures.items():
+            figure.savefig(Path(workdir) / f"{name}.png", dpi=100)
     return [f"{name}.png" for name in figures]

@@ -39,8 +39,7 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
             versions = json.loads((Path(workdir) / "environment.json").read_text())
         rows.append(
             dict(
-                experiment=config,
-                flags=" ".join(flags),
+                command=" ".join(["python", *command[1:]]),
                 seed=seed,
                 test_accuracy=f"{summary['accuracy']:.4f}",
                 test_examples=summary["examples"],

@@ -18,19 +18,13 @@ def test_each_epoch_holds_every_example_once_across_batches(size, seed, batch_si
 
 @given(sizes, seeds, st.integers(0, 10**6))
 def test_any_batch_can_be_had_without_those_before(size, seed, step):
-    np.testing.assert_array_equal(batch_indices(seed, step, 8, size), batch_indices(seed, step, 8, size))
+    epoch, place = divmod(8 * step, size)
+    assert batch_indices(seed, step, 8, size)[0] == permutation(seed, epoch, size)[place]
 
 
 def test_epochs_and_seeds_are_shuffled_differently():
     orders = [tuple(permutation(seed, epoch, 50)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
-
-
-def test_processes_that_share_a_batch_see_the_same_batch():
-    whole = batch_indices(3, 17, 32, 100)
-    for processes in (1, 2, 4, 8):
-        parts = [batch_indices(3, 17, 32, 100)[p::processes] for p in range(processes)]
-        assert sorted(np.concatenate(parts)) == sorted(whole)
 
 
 @given(st.integers(2, 500), st.floats(0.01, 0.99))

@@ -1,6 +1,9 @@
 """Batches: the same in memory, on the device and streamed; evaluation counts each example once."""
 
+import time
+
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,8 +64,17 @@ def test_evaluation_counts_each_example_exactly_once(size, batch_size):
 
 
 def test_leaving_early_ends_the_workers():
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    new = lambda: [
+        c for c in psutil.Process().children(recursive=True) if c.pid not in before and "spawn_main" in str(c.cmdline())
+    ]
     with pipeline.batches(TrainBatch(SPLIT, 0, 4), 0, 10**6, workers=1) as batches:
         next(batches)
+        assert new()
+    deadline = time.monotonic() + 10
+    while new() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not new()
 
 
 def test_statistics_against_numpy():

@@ -1,6 +1,7 @@
 """Whole runs: resume, stop, failure, fine-tuning."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -129,6 +130,9 @@ def test_a_loss_that_is_not_finite_stops_before_anything_of_it_is_saved(tmp_path
     message = str(error.value)
     assert "not finite at step" in message and "There is no checkpoint yet" in message and "learning_rate" in message
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    # What the message says to try can be tried in the same directory, for nothing of the run is there yet.
+    summary, _ = train(tmp_path / "run", optimizer__learning_rate=0.1, model__normalization="none", steps=4)
+    assert summary["steps"] == 4
 
 
 def test_a_run_that_diverges_after_a_checkpoint_names_it(tmp_path):
@@ -152,7 +156,7 @@ def test_early_stopping_and_plateau_wait_for_validation(tmp_path):
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 0.5e-9, 0.25e-9], rtol=1e-5)
     again, log = train(tmp_path, steps=60, evaluate_every=0.16, early_stopping=3, model__dropout=0.0,
                        model__normalization="none", augmentation__shift=0.0, **changes)  # fmt: skip
-    assert again["steps"] == 8  # a stopped run stays stopped
+    assert again["steps"] == 8 and "complete (8 steps)" in log  # a stopped run stays stopped
 
 
 def test_the_best_checkpoint_is_kept_and_tested(tmp_path):
@@ -192,10 +196,14 @@ def test_fine_tuning_takes_a_run_with_another_head(tmp_path, digits_folder):
     assert_equal_trees(first["params"]["stage0_block0"], second["params"]["stage0_block0"])
     assert_equal_trees(first["batch_stats"], second["batch_stats"])
     assert second["params"]["output"]["bias"].shape == (3,)
+    shutil.rmtree(tmp_path / "first")  # a run that has begun no longer needs its source
+    again = dict(init_from=str(tmp_path / "first"), optimizer__frozen=("stage0*",), batch_size=8, steps=4)
+    _, log = train(tmp_path / "second", **again, **folder)
+    assert "Going on from step 3 of 4." in log and "Parameters from" not in log
 
 
 def test_fine_tuning_from_no_run_or_another_architecture_is_refused(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nothing is no run directory"):
         train(tmp_path / "a", init_from=str(tmp_path / "nothing"))
     train(tmp_path / "first", steps=1)
     config = small_config(init_from=str(tmp_path / "first"))
@@ -254,6 +262,8 @@ def test_bfloat16_remat_and_highest_precision_train_alike(tmp_path):
 def test_the_log_survives_a_line_that_was_cut_off(tmp_path):
     train(tmp_path, steps=4)
     with (Path(tmp_path) / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99, "los')
+        file.write('[1]\n{"a": 1}\n{"step": "x"}\n')
+    with (Path(tmp_path) / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 99, "los')
     train(tmp_path, steps=8)
     assert [e["step"] for e in read_entries(tmp_path) if e["split"] == "train"] == [4, 8]
