@@ -136,7 +136,7 @@ class Checkpoint:
 
     every_minutes: float = knob(
         10.0,
-        "save after this many minutes (looked at after each evaluation, and at the end); 0: after every evaluation",
+        "save after so many minutes, when next the log is written, and at the end; 0: after every evaluation",
         low=0,
         kind=MACHINE,
     )

@@ -27,8 +27,9 @@ def train_step_of(
     """`train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
 
     `augment(key, batch) -> batch` runs first, on the whole batch. The loss is sum(weight * loss) / sum(weight) over the
-    whole batch; with `axis_name` both sums and the gradients are added up over that axis. With accumulate=k the batch is
-    worked off in k parts, one after another, whose gradients add up to that of the whole (BatchNorm sees each part).
+    whole batch; with `axis_name` both sums and the gradients are added up over that axis (not yet BatchNorm's statistics,
+    nor do devices then drop units of their own: `jit` over a mesh needs neither). With accumulate=k the batch is worked
+    off in k parts, one after another, whose gradients add up to that of the whole (BatchNorm sees each part).
     Metrics are the task's sums, and `learning_rate`, `grad_norm` and `param_norm` (both L2, after the update for the latter).
     """
 

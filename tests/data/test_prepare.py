@@ -13,26 +13,12 @@ from tensorboardX.crc32c import crc32c as reference_crc32c
 
 from cnnjax import config
 from cnnjax.data import tfrecord as module
-from cnnjax.data.digits import ensure_digits
 from cnnjax.data.prepare import prepare
 from cnnjax.data.tfds_source import open_tfds
 from cnnjax.data.tfrecord import crc32c
 from cnnjax.errors import RunError, UserError
 
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("CNNJAX_DATA_DIR", "TFDS_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNNJAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return ensure_digits()
+pytestmark = pytest.mark.usefixtures("nothing_outside")
 
 
 def masked(data: bytes) -> bytes:

@@ -14,25 +14,10 @@ import pytest
 from PIL import Image
 
 from cnnjax import config
-from cnnjax.data.digits import ensure_digits
 from cnnjax.data.tfds_source import open_tfds
 from cnnjax.errors import RunError, UserError
 
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
-    """Nothing outside the test's own folder is searched."""
-    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("CNNJAX_DATA_DIR", "TFDS_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNNJAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return ensure_digits()
+pytestmark = pytest.mark.usefixtures("nothing_outside")
 
 
 @pytest.fixture
@@ -142,6 +127,7 @@ def test_fashion_mnist_equals_what_tfds_reads(fashion):
         assert batch["label"][row] == source[i]["label"]
 
 
+@pytest.mark.slow
 def test_blocks_are_at_least_5_times_as_fast_as_single_examples(fashion):
     import grain
 
