@@ -174,7 +174,7 @@ def test_the_best_checkpoint_is_kept_and_tested(tmp_path):
 
 def test_without_validation_the_last_is_tested(tmp_path):
     summary, log = train(tmp_path, data__validation_fraction=0.0, data__train="train[:50%]")
-    assert summary["tested_step"] == 12 and "the last" in log
+    assert summary["tested_step"] == 12 and "step 12 (last)" in log
     assert {e["split"] for e in read_entries(tmp_path)} == {"train"}
     with pytest.raises(UserError, match="early_stopping needs a validation split"):
         cnnjax.build(small_config(data__validation_fraction=0.0, early_stopping=2))
