@@ -70,6 +70,10 @@ def _build(data: config.Data, name: Name, log: Callable[[str], None]) -> Path:
         builder = tfds.builder(data.name, data_dir=str(target), file_format="array_record")
     except Exception as error:
         raise UserError(f"tfds cannot build {data.name}: {first_line(error)}") from error
+    manual = target / "downloads" / "manual"
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not (manual.is_dir() and any(manual.iterdir())):
+        instructions = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        raise UserError(f"{data.name} must be downloaded by hand into {manual}, then prepared again. {instructions}")
     log(f"Building {data.name} in {target}.")
     try:
         builder.download_and_prepare()

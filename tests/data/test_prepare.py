@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.crc32c import crc32c as reference_crc32c
 
 from cnnjax import config
@@ -205,7 +206,11 @@ def test_building_is_left_to_tfds(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     asked = []
-    builder = SimpleNamespace(data_dir=str(tmp_path / "there"), download_and_prepare=lambda: asked.append("prepare"))
+    builder = SimpleNamespace(
+        data_dir=str(tmp_path / "there"),
+        download_and_prepare=lambda: asked.append("prepare"),
+        MANUAL_DOWNLOAD_INSTRUCTIONS=None,
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(tfds, "builder", lambda name, **options: asked.append((name, options)) or builder)
     data = config.Data(name="mnist:3.0.1", data_dir=str(tmp_path))
@@ -218,3 +223,29 @@ def test_building_is_left_to_tfds(tmp_path, monkeypatch):
     builder.download_and_prepare = offline
     with pytest.raises(RunError, match="tfds could not build mnist:3.0.1: ConnectionError: no route$"):
         prepare(data, log=silent)
+
+    builder.MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    Log in, and fetch
+    pictures.rar."""
+    with pytest.raises(UserError, match=f"by hand into {tmp_path}/downloads/manual, .* Log in, and fetch pictures.rar."):
+        prepare(data, log=silent)
+
+
+def test_one_of_tfds_own_builders_with_tensorflow(tmp_path):
+    """In an environment with requirements-prepare.txt: a set whose builder reads pictures downloaded by hand."""
+    pytest.importorskip("tensorflow", reason="needs requirements-prepare.txt")
+    from tensorflow_datasets.datasets.resisc45 import resisc45_dataset_builder
+
+    classes = resisc45_dataset_builder._LABELS
+    for i, name in enumerate(classes):
+        folder = tmp_path / "downloads" / "manual" / "NWPU-RESISC45" / name
+        folder.mkdir(parents=True)
+        for j in range(2):
+            Image.new("RGB", (256, 256), (5 * i, 5 * i, 5 * i)).save(folder / f"{name}_{j:03d}.jpg", quality=100, subsampling=0)
+    data = config.Data(name="resisc45", data_dir=str(tmp_path))
+    assert prepare(data, log=silent) == tmp_path / "resisc45" / "3.0.0"
+    dataset = open_tfds(data)
+    assert dataset.class_names == tuple(classes) and dataset.image_shape == (256, 256, 3)
+    batch = dataset.split("train").read(np.arange(90))
+    assert abs(batch["image"][:, 0, 0, 0].astype(int) - 5 * batch["label"]).max() <= 2
+    assert np.bincount(batch["label"]).tolist() == [2] * 45
