@@ -1,15 +1,17 @@
 """The verbs of the command line, each a short function that calls the library and prints."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import Interrupted, RunError, UserError
 from cnnjax.knobs import nearest
 
 OTHER_DATA = tuple(f"data.{n}" for n in ("name", "data_dir", "test", "test_fraction", "skip_bad_files", "resize"))
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
+STOPPED = 3  # a signal asked a run to stop, and it saved first
+KILLED = 130  # the shell's own code for Ctrl-C
 
 
 class Verb(NamedTuple):
@@ -30,19 +32,22 @@ class Flag(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse."""
+    """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse, 3 stopped as asked."""
     try:
         return _dispatch(argv[1:])
     except UserError as error:
         print(f"cnnjax: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"cnnjax: {error}\n  python {shlex.join(argv)}", file=sys.stderr)
+        return STOPPED
     except RunError as error:
         print(f"cnnjax: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         hint = " The same command goes on from the newest checkpoint, if there is one." if "train" in argv else ""
         print(f"cnnjax: interrupted.{hint}", file=sys.stderr)
-        return INTERRUPTED
+        return KILLED
     except BrokenPipeError:  # the reader of our output, `head` say, has left
         sys.stderr.close()
         return 1

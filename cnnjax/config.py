@@ -177,5 +177,17 @@ class Config:
     remat: bool = knob(False, "recompute activations in the backward pass, to save memory")
     init_from: str = knob("", "run directory whose best parameters to start from; a head of another size starts fresh")
     devices: int = knob(0, "how many devices to use; 0: all", low=0, kind=MACHINE)
+    fsdp: int = knob(
+        1,
+        "devices that share one copy of parameters and optimizer state; 1: each has its own, 0: all share one",
+        low=0,
+        kind=MACHINE,
+    )
+    compile_with: str = knob(
+        "jit", "how steps are spread over devices; pmap: data parallel only", choices=("jit", "pmap"), kind=MACHINE
+    )
+    deterministic: bool = knob(
+        False, "on a GPU too, the same bits in every run (slower); on a CPU they are anyway", kind=MACHINE
+    )
     eval_batch_size: int = knob(0, "pictures in a step of evaluation; 0: as batch_size", low=0, kind=MACHINE)
     log_every: int = knob(20, "steps between two entries of the log", low=1, kind=MACHINE)

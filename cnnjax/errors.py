@@ -13,3 +13,7 @@ class RunError(Exception):
 
     The command line exits with code 1.
     """
+
+
+class Interrupted(RunError):
+    """A signal asked a run to stop; it has saved, and can go on. The command line exits with code 3."""

@@ -36,11 +36,17 @@ def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool =
 
 
 def evaluate(
-    eval_step: Callable, variables: dict[str, Any], split: Split, layout: parallel.Layout, batch_size: int
+    eval_step: Callable,
+    variables: dict[str, Any],
+    split: Split,
+    layout: parallel.Layout,
+    batch_size: int,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """The task's sums over a split, added up in float64. `eval_step` is compiled."""
+    """The task's sums over a split, added up in float64. `eval_step` is compiled; `check()`, called at each batch, may raise."""
     totals: dict[str, np.ndarray] = {}
     for _, sums, _ in _outputs(eval_step, variables, split, layout, batch_size):
+        check()
         sums = jax.device_get(sums)
         totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
     return totals
@@ -53,6 +59,7 @@ def evaluate_with_mistakes(
     layout: parallel.Layout,
     batch_size: int,
     worst: int = 24,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
     """As `evaluate`, and the wrongly classified examples to whose label the least probability was given, worst first.
 
@@ -61,6 +68,7 @@ def evaluate_with_mistakes(
     totals: dict[str, np.ndarray] = {}
     mistakes: list[tuple[float, int, dict]] = []
     for number, (batch, sums, probabilities) in enumerate(_outputs(eval_step, variables, split, layout, batch_size)):
+        check()
         sums, probabilities = jax.device_get((sums, probabilities))
         totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
         predicted = probabilities.argmax(-1)

@@ -44,7 +44,7 @@ class Experiment(NamedTuple):
     validation: Split | None
     test: Split | None
     layout: parallel.Layout
-    augment: Callable  # (key, batch) -> batch, normalised
+    augment: Callable  # (key, batch, axis_name=None) -> batch, normalised
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps_per_epoch: float
@@ -69,6 +69,10 @@ def check(config: Config) -> None:
         raise UserError(
             "config.augmentation.random_crop and random_resized_crop exclude each other: set one of them to 0."
         )
+    if config.compile_with == "pmap":
+        for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
+            if on:
+                raise UserError(f"config.compile_with=pmap cannot do config.{knob}: take config.compile_with=jit.")
     if config.data.channels == 2:
         raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
 
@@ -80,7 +84,7 @@ def build(config: Config) -> Experiment:
       UserError: a knob that does not fit its range, the data, the network or the devices.
     """
     check(config)
-    layout = parallel.layout(config.devices)
+    layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic)
     parallel.check_divisible(layout, config.batch_size, "batch_size", config.accumulate)
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
@@ -180,8 +184,8 @@ def normalize(image: jax.Array, statistics: Statistics, how: str) -> jax.Array:
 
 
 def _augment(config: Config, statistics: Statistics) -> Callable:
-    def augment(key: jax.Array, batch: dict) -> dict:
-        batch = augmentation.augment(key, batch, config.augmentation, statistics)
+    def augment(key: jax.Array, batch: dict, axis_name: str | None = None) -> dict:
+        batch = augmentation.augment(key, batch, config.augmentation, statistics, axis_name)
         return batch | dict(image=normalize(batch["image"], statistics, config.data.normalization))
 
     return augment
@@ -220,11 +224,14 @@ def steps_between(epochs: float, steps_per_epoch: float) -> int:
     return max(1, math.floor(epochs * steps_per_epoch + 0.5))
 
 
-def identity_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, old value, new value) of every knob that changes the numbers of a run, from what `to_json` wrote."""
+def differences(old: dict[str, Any], new: dict[str, Any], kind: str) -> list[tuple[str, Any, Any]]:
+    """(name, old value, new value) of every knob of a kind that differs, from what `to_json` wrote.
+
+    The kind is `knobs.IDENTITY`, which changes the numbers of a run, or `knobs.MACHINE`.
+    """
     before = {k.name: k for k in knobs.walk(from_json(old))}
     after = {k.name: k for k in knobs.walk(from_json(new))}
     pairs = [(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
     if old.get("model", {}).get("name") != new.get("model", {}).get("name"):
-        return [("model", old["model"].get("name"), new["model"].get("name"))]
-    return [(n, a.value, b.value) for n, a, b in pairs if a.kind == knobs.IDENTITY and a.value != b.value]
+        return [("model", old["model"].get("name"), new["model"].get("name"))] if kind == knobs.IDENTITY else []
+    return [(n, a.value, b.value) for n, a, b in pairs if a.kind == kind and a.value != b.value]

@@ -46,6 +46,8 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
     network = experiment.build_network(config, record)
     with Checkpoints(workdir, best_metric=config.checkpoint.best_metric, read_only=True) as checkpoints:
         step = checkpoints.chosen(config.checkpoint.test if which == "tested" else which)
+        if step is None:
+            raise UserError(f"{workdir} has no checkpoint yet: let `python run.py train` go on in it.")
         variables = evaluation.evaluated_variables(checkpoints.restore_model(step))
     return Run(config, record, network, variables, step)
 

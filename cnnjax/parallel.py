@@ -1,9 +1,16 @@
-"""How a pure step is compiled and laid out on devices: `jit` over a mesh of devices, the batch split among them.
+"""How a pure step is compiled and laid out on devices: `jit` over a mesh, or `pmap`.
 
-The step is written for the whole batch; XLA adds the communication. Parameters are on every device.
+`jit`: the step is written for the whole batch, and XLA adds the communication. The mesh has two axes, `data` x `fsdp`:
+the batch is divided among all devices; parameters and optimizer state among those of one row (FSDP; Rajbhandari et al.
+2020, ZeRO stage 3), and every row has a copy. With fsdp=1 each device holds all of them: plain data parallelism.
+
+`pmap`: the step sees its device's part of the batch and adds up over the axis `data` itself; data parallel only.
+
+A state is laid out by the shapes of its arrays alone, so a checkpoint of one layout goes on with any other.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,26 +20,32 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnnjax.cache import cache_dir
 from cnnjax.errors import UserError
 
-DATA = "data"
+DATA, FSDP = "data", "fsdp"
+SMALLEST_SHARDED = 1024  # elements: to gather less costs more than it saves
+MEGABYTE = 1e6
+# Of NVIDIA's libraries only what gives the same bits each time, and no choice among them by a stopwatch.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 
 class Layout(NamedTuple):
-    """A mesh, and where on it states and batches lie."""
+    """A mesh, how steps are compiled for it, and where on it states and batches lie."""
 
     mesh: Mesh
+    compile_with: str  # jit or pmap
     replicated: NamedSharding  # the whole array on every device
-    split: NamedSharding  # the first axis divided among the devices
+    split: NamedSharding  # the first axis divided among all devices
+    compiler_options: dict[str, Any] | None = None
 
     @property
     def size(self) -> int:
         return self.mesh.size
 
 
-def layout(devices: int = 0) -> Layout:
-    """A mesh over the first `devices` devices (0: all of them).
+def layout(devices: int = 0, fsdp: int = 1, compile_with: str = "jit", deterministic: bool = False) -> Layout:
+    """A mesh over the first `devices` devices (0: all), groups of `fsdp` of which (0: all) share one copy of the state.
 
     Raises:
-      UserError: there are fewer.
+      UserError: there are fewer devices, or they cannot be grouped so.
     """
     found = jax.devices()
     if devices > len(found):
@@ -40,8 +53,18 @@ def layout(devices: int = 0) -> Layout:
             f"config.devices is {devices}, but there are {len(found)} ({found[0].platform}): use at most that many."
         )
     chosen = found[: devices or len(found)]
-    mesh = jax.make_mesh((len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen)
-    return Layout(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA)))
+    fsdp = fsdp or len(chosen)
+    if len(chosen) % fsdp:
+        fitting = [n for n in range(1, len(chosen) + 1) if len(chosen) % n == 0]
+        raise UserError(
+            f"config.fsdp={fsdp} does not divide the {len(chosen)} devices: take one of {', '.join(map(str, fitting))}, "
+            "or 0 for all of them."
+        )
+    shape = (len(chosen) // fsdp, fsdp)
+    mesh = jax.make_mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2, devices=chosen)
+    sharding = partial(NamedSharding, mesh)
+    options = DETERMINISTIC if deterministic and chosen[0].platform == "gpu" else None
+    return Layout(mesh, compile_with, sharding(PartitionSpec()), sharding(PartitionSpec((DATA, FSDP))), options)
 
 
 def check_divisible(layout: Layout, batch_size: int, name: str, parts: int = 1) -> None:
@@ -58,6 +81,28 @@ def check_divisible(layout: Layout, batch_size: int, name: str, parts: int = 1) 
         )
 
 
+def shardings(layout: Layout, tree: Any) -> Any:
+    """Where each array of a state lies: divided along its longest axis that the `fsdp` devices divide, the last of equals.
+
+    Arrays of fewer than 1,024 elements, or without such an axis, are whole on every device.
+    """
+    parts = layout.mesh.shape[FSDP]
+
+    def sharding(array) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(array.shape) if length % parts == 0]
+        if parts == 1 or not axes or np.prod(array.shape) < SMALLEST_SHARDED:
+            return layout.replicated
+        longest = max(axes, key=lambda axis: (array.shape[axis], axis))
+        return NamedSharding(layout.mesh, PartitionSpec(*[FSDP if a == longest else None for a in range(longest + 1)]))
+
+    return jax.tree.map(sharding, tree)
+
+
+def place_state(layout: Layout, state: Any) -> Any:
+    """Puts a state where `shardings` says."""
+    return jax.device_put(state, shardings(layout, state))
+
+
 def replicate(layout: Layout, tree: Any) -> Any:
     """Puts host arrays on every device."""
     return jax.device_put(tree, layout.replicated)
@@ -68,19 +113,64 @@ def place(layout: Layout, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(batch, layout.split)
 
 
-def compile_train_step(layout: Layout, step: Callable) -> Callable:
-    """`step(state, batch) -> (state, metrics)`, compiled; the memory of the old state is reused for the new one."""
+def place_for_training(layout: Layout, batch: dict) -> dict[str, jax.Array]:
+    """Divides a batch as the compiled training step takes it: for `pmap` `[devices, B / devices, ...]`."""
+    if layout.compile_with == "pmap":
+        batch = jax.tree.map(lambda x: x.reshape(layout.size, -1, *x.shape[1:]), batch)
+    return place(layout, batch)
+
+
+def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
+    """`step(state, batch) -> (state, metrics)`, compiled; the memory of the old state is reused for the new one.
+
+    `state` (its shapes are enough) lies as `place_state` puts it, batches as `place_for_training` does.
+    """
+    if layout.compile_with == "pmap":
+        return jax.pmap(
+            partial(step, axis_name=DATA),
+            axis_name=DATA,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            donate_argnums=0,
+            devices=list(layout.mesh.devices.flat),
+        )
+    where = shardings(layout, state)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(layout.replicated, layout.split),
-        out_shardings=(layout.replicated, layout.replicated),
+        in_shardings=(where, layout.split),
+        out_shardings=(where, layout.replicated),
+        compiler_options=layout.compiler_options,
     )
 
 
 def compile_eval_step(layout: Layout, step: Callable) -> Callable:
-    """`step(variables, batch) -> outputs`, compiled; the outputs are whole on every device."""
-    return jax.jit(step, in_shardings=(layout.replicated, layout.split), out_shardings=layout.replicated)
+    """`step(variables, batch) -> outputs`, compiled with `jit`; variables lie anywhere on the mesh, outputs on every device."""
+    return jax.jit(
+        step,
+        in_shardings=(None, layout.split),
+        out_shardings=layout.replicated,
+        compiler_options=layout.compiler_options,
+    )
+
+
+def held_megabytes(tree: Any) -> float:
+    """MB that each device holds of a tree of arrays that lie on devices."""
+    return (
+        sum(
+            int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+            * np.dtype(getattr(leaf.dtype, "type", leaf.dtype)).itemsize
+            for leaf in jax.tree.leaves(tree)
+            if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        )
+        / MEGABYTE
+    )
+
+
+def describe(layout: Layout) -> str:
+    """'jit, data=2 x fsdp=4'."""
+    data, fsdp = layout.mesh.shape[DATA], layout.mesh.shape[FSDP]
+    return f"{layout.compile_with}, data={data}" + (f" x fsdp={fsdp}" if fsdp > 1 else "")
 
 
 def use_compilation_cache() -> None:

@@ -31,8 +31,12 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
 def test_make_does_what_it_says(folder, command):
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # as if not run by make
-    done = subprocess.run([*command.split(), "--dry-run"], cwd=folder, env=outside, capture_output=True, text=True, check=True)
+    outside = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # as if not run by make
+    done = subprocess.run(
+        [*command.split(), "--dry-run"], cwd=folder, env=outside, capture_output=True, text=True, check=True
+    )
     planned = done.stdout
     last = planned.splitlines()[-1]
     if command == "make train":

@@ -6,6 +6,7 @@ A training batch is a dict of `image` `[B, H, W, C]` as stored, `label` `[B]` in
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from cnnjax.data.order import batch_indices
 from cnnjax.data.source import Batch, Split, Statistics
+from cnnjax.data.workers import deaf_to_signals, end_with_parent
 
 MEGABYTE = 2**20
 READ_BLOCK = 256  # examples that are decoded at once when a split is read into memory
@@ -112,24 +114,29 @@ def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int =
     numbers = grain.MapDataset.range(start, stop).map(batch)
     stream = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=8))
     if workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    iterator = iter(stream)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        stream = stream.mp_prefetch(options, worker_init_fn=end_with_parent)
+    with deaf_to_signals():
+        iterator = iter(stream)
+        first = list(itertools.islice(iterator, 1))  # only now are the workers there
     try:
-        yield iterator
+        yield itertools.chain(first, iterator)
     finally:
         getattr(iterator, "close", lambda: None)()
 
 
 @contextlib.contextmanager
-def resident_batches(batch: TrainBatch, start: int, stop: int, place: Callable) -> Iterator[Iterator[dict]]:
-    """The same training batches, gathered on the device from a copy of the whole split that lives there.
+def resident_batches(
+    batch: TrainBatch, start: int, stop: int, replicate: Callable, place: Callable
+) -> Iterator[Iterator[dict]]:
+    """The same training batches, gathered on the devices from a copy of the whole split that lives on each.
 
-    `place` puts host arrays on every device.
+    `replicate` puts host arrays on every device; `place` divides them, so that each device gathers its own part alone.
     """
     import jax  # here, so that reading workers do not load it
 
     split = batch.split
-    resident = place(in_memory(split).read.arrays)
+    resident = replicate(in_memory(split).read.arrays)
     places = place({k: v for k, v in batch(start).items() if k in ("weight", "position")}) if stop > start else {}
     gather = jax.jit(lambda arrays, indices: jax.tree.map(lambda array: array[indices], arrays))
 

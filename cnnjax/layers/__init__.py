@@ -7,5 +7,13 @@ from cnnjax.layers.activation import ACTIVATIONS, GELU, ReLU, SiLU, Tanh, activa
 from cnnjax.layers.convolution import Conv
 from cnnjax.layers.dense import Dense, Flatten
 from cnnjax.layers.dropout import Dropout
-from cnnjax.layers.normalization import GROUP_SIZE, NORMALIZATIONS, BatchNorm, GroupNorm, LayerNorm, normalization
+from cnnjax.layers.normalization import (
+    GROUP_SIZE,
+    NORMALIZATIONS,
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
+    batch_axis,
+    normalization,
+)
 from cnnjax.layers.pooling import POOLINGS, AveragePool, GlobalAveragePool, MaxPool, pooling

@@ -1,12 +1,37 @@
 """Normalisation of activations. All keep their statistics and parameters in float32."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from functools import partial
 
 import flax.linen as nn
 
-# Ioffe & Szegedy 2015. Say `use_running_average=not train` in the call, not in the constructor, so that the training step
-# can hold the statistics of frozen layers. The batch is the global one under `jit` over a mesh.
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+_batch_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("batch_axis", default=None)
+
+
+@contextlib.contextmanager
+def batch_axis(name: str | None) -> Iterator[None]:
+    """While a network is traced inside, its batch is spread over the devices of a named axis (`pmap`, `shard_map`).
+
+    The training step says so; models need not know. Under `jit` over a mesh the batch is the global one: None.
+    """
+    token = _batch_axis.set(name)
+    try:
+        yield
+    finally:
+        _batch_axis.reset(token)
+
+
+def BatchNorm(**kwargs) -> nn.BatchNorm:
+    """Ioffe & Szegedy 2015, with the statistics of the whole batch on however many devices (all hold equally many).
+
+    Say `use_running_average=not train` in the call, not here, so that the training step can hold the statistics of
+    frozen layers.
+    """
+    return nn.BatchNorm(**dict(momentum=0.9, epsilon=1e-5, axis_name=_batch_axis.get()) | kwargs)
+
+
 GroupNorm = nn.GroupNorm  # Wu & He 2018
 LayerNorm = nn.LayerNorm  # Ba, Kiros & Hinton 2016
 

@@ -1,10 +1,19 @@
-"""Checkpoints by Orbax: the newest few and the best, written while training goes on.
+"""Checkpoints: the newest few and the best, written by Orbax while training goes on, and checked when they are read.
 
-A checkpoint has three items: `model` (`params`, `batch_stats`, `ema_params`), all that evaluation, prediction and
-fine-tuning need; `training`, the rest of the state; and the validation scores.
+checkpoints/400/             whole: it gets this name when all of it, checksums included, is on the disk
+    model/                   `params`, `batch_stats`, `ema_params`: all that evaluation and prediction need
+    training/                the rest of the state
+    checkpoint.json          validation scores and what else the training loop wants to find again
+    SHA256SUMS               of every file
+checkpoints/500.incomplete   is being written, or was when the process died
+checkpoints/300.damaged      was found to differ from its checksums, and set aside
 """
 
+import json
 import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,129 +21,234 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from cnnjax.errors import RunError, UserError
+from cnnjax.run_directory import checksums
 
-FOLDER = "checkpoints"
-NO_SCORE = {"loss": float("nan"), "accuracy": float("nan")}
-
-
-def _quiet() -> None:
-    # Orbax reports every save in ten lines; what a person needs to know, our own log says.
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+FOLDER, RECORD = "checkpoints", "checkpoint.json"
+INCOMPLETE, DAMAGED = ".incomplete", ".damaged"
 
 
 def exist(workdir: Path) -> bool:
-    """Whether a run directory holds a checkpoint."""
+    """Whether a run directory holds, or held, a checkpoint."""
     folder = Path(workdir) / FOLDER
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name.removesuffix(DAMAGED).isdigit() for name in names)
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Use as a context manager: leaving waits for the last save."""
+    """The checkpoints of one run directory. Use as a context manager: leaving waits for the last save.
 
-    def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy", read_only: bool = False):
-        _quiet()
+    Args:
+      keep: how many of the newest stay, besides the best.
+      best_metric: the validation score that the best one has: accuracy, or loss.
+      read_only: nothing is written, set aside or cleaned up.
+      log: prints a line; it may be called later than a save that failed.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy", read_only: bool = False,
+                 log: Callable[[str], None] = print):  # fmt: skip
+        # Orbax reports every save in ten lines; what a person needs to know, our own log says.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.ERROR)
         self.folder = (Path(workdir) / FOLDER).absolute()
-        self._sign = -1.0 if best_metric == "loss" else 1.0
-        self._metric = best_metric
-        best = policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            create=not read_only,
-            read_only=read_only,
-            best_fn=self._rank,  # without it Orbax does not write the scores down
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=not read_only,
-        )
-        handlers = dict(model=ocp.StandardCheckpointHandler(), training=ocp.StandardCheckpointHandler())
-        try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
-            self._scores = {step: self._manager.metrics(step) or dict(NO_SCORE) for step in self._manager.all_steps()}
-        except (ValueError, FileNotFoundError) as error:
-            raise UserError(f"The checkpoints in {self.folder} are damaged: {error}.") from error
+        self._keep, self._metric, self._read_only, self._log = keep, best_metric, read_only, log
+        self._records: dict[int, dict] = {}
+        self._under_way: tuple[int, Future] | None = None
+        self.lost: int | None = None  # the step of the last save, where that failed
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        if not read_only and self.folder.is_dir():
+            for path in self.folder.glob(f"*{INCOMPLETE}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self._manager.close()
+        if self._under_way:
+            self._under_way[1].exception()
+        self._thread.shutdown()
+        self._writer.close()
 
-    def _rank(self, scores: dict[str, float]) -> float:
-        value = scores.get(self._metric, float("nan"))
-        return self._sign * value if np.isfinite(value) else -float("inf")
+    # --- Which there are ----------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in order."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdigit())
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def best(self) -> int | None:
         """The step with the best validation score; of equal ones the newest. None where no checkpoint has a score."""
-        scored = [(self._rank(self._scores.get(step, {})), step) for step in self._manager.all_steps()]
-        scored = [entry for entry in scored if np.isfinite(entry[0])]
-        return max(scored)[1] if scored else None
+        scored = [(self._rank(step), step) for step in self.steps()]
+        return max([entry for entry in scored if np.isfinite(entry[0])], default=(None, None))[1]
 
     def best_score(self) -> float | None:
         """The best validation score that a checkpoint has."""
         step = self.best()
-        return None if step is None else self.scores(step)[self._metric]
+        return None if step is None else self.record(step)["scores"][self._metric]
 
-    def scores(self, step: int) -> dict[str, float]:
-        """The validation scores that were saved with a step; NaN where it had none."""
-        return self._scores[step]
+    def _rank(self, step: int) -> float:
+        score = (self.record(step).get("scores") or {}).get(self._metric, float("nan"))
+        return -score if self._metric == "loss" else score
 
-    def chosen(self, which: str) -> int:
-        """The step of the 'best' checkpoint, or of the 'last', which is also taken where none has a score.
+    def record(self, step: int) -> dict[str, Any]:
+        """What `save` was given as `record`; {} where it cannot be read."""
+        if step not in self._records:
+            try:
+                self._records[step] = json.loads((self.folder / str(step) / RECORD).read_text())
+            except (OSError, ValueError):
+                return {}
+        return self._records[step]
+
+    def chosen(self, which: str) -> int | None:
+        """The step of the 'best' checkpoint, or of the 'last', which is also taken where none has a score; None: no checkpoint.
+
+        It was held against its checksums. A damaged one is reported and set aside, and the next one taken.
 
         Raises:
-          UserError: there is no checkpoint.
+          RunError: every checkpoint is damaged.
+          UserError: this one is, and nothing may be set aside (read_only).
         """
-        best = self.best() if which == "best" else None
-        step = self.newest() if best is None else best
-        if step is None:
-            raise UserError(f"{self.folder.parent} has no checkpoint yet: let `python run.py train` go on in it.")
-        return step
+        while True:
+            best = self.best() if which == "best" else None
+            step = self.newest() if best is None else best
+            if step is None:
+                if exist(self.folder.parent):
+                    raise RunError(
+                        f"Every checkpoint in {self.folder} is damaged (NUMBER{DAMAGED}): put back a good one "
+                        "from a copy, or begin anew in another --workdir."
+                    )
+                return None
+            damage = checksums.damage(self.folder / str(step))
+            if damage is None:
+                return step
+            if self._read_only:
+                raise UserError(
+                    f"The checkpoint {self.folder / str(step)} is damaged: {damage}. Try --checkpoint=last."
+                )
+            self._log(f"The checkpoint of step {step} is damaged: {damage}. It is set aside as {step}{DAMAGED}.")
+            self._records.pop(step, None)
+            aside = self.folder / f"{step}{DAMAGED}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
 
-    def save(self, step: int, model: Any, training: Any, scores: dict[str, float] | None) -> None:
-        """Starts to write; the arrays are copied before this returns."""
-        self._scores[step] = scores or dict(NO_SCORE)
-        try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training)),
-                metrics=self._scores[step],
-                force=True,
-            )
-        except (OSError, ValueError) as error:
-            raise RunError(f"The checkpoint of step {step} cannot be written to {self.folder}: {error}.") from error
+    # --- Writing ------------------------------------------------------------------------------------------------------
 
-    def wait(self) -> None:
-        """Returns when every save is on the disk. Raises RunError where one failed."""
+    def save(self, step: int, model: Any, training: Any, record: dict[str, Any]) -> None:
+        """Starts to write; the arrays are copied before this returns. What fails is logged, here or later."""
+        self.poll(wait=True)
+        self.lost = None
+        temporary = self.folder / f"{step}{INCOMPLETE}"
         try:
-            self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
-            raise RunError(f"A checkpoint cannot be written to {self.folder}: {error}.") from error
+            shutil.rmtree(temporary, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            items = ocp.args.Composite(model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training))
+            self._writer.save(temporary, args=items)
+        except Exception as error:  # of many libraries; none of them may end a run
+            self._failed(step, error)
+            return
+        self._under_way = step, self._thread.submit(self._complete, step, temporary, record)
+
+    def _complete(self, step: int, temporary: Path, record: dict[str, Any]) -> None:
+        """In a thread: when Orbax is done, adds record and checksums, gives the folder its name, and deletes old ones."""
+        self._writer.wait_until_finished()
+        (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        checksums.write(temporary)
+        target = self.folder / str(step)
+        if target.exists():  # of the same step and state: a run that goes on may save where it started
+            shutil.rmtree(target)
+        temporary.rename(target)
+        self._records[step] = record
+        for old in set(self.steps()[: -self._keep]) - {self.best()}:
+            # Renamed first: what is half deleted must not look whole.
+            gone = self.folder / f"{old}{INCOMPLETE}"
+            (self.folder / str(old)).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def poll(self, wait: bool = False) -> None:
+        """Reports a save that has failed since, and sets `lost`; with `wait` when the one under way has come to its end."""
+        if self._under_way and (wait or self._under_way[1].done()):
+            (step, future), self._under_way = self._under_way, None
+            error = future.exception()
+            if error is not None:
+                self._failed(step, error)
+
+    def _failed(self, step: int, error: BaseException) -> None:
+        self.lost = step
+        # What is half written would only fill the disk further.
+        for path in self.folder.glob(f"{step}{INCOMPLETE}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        self._log(f"The checkpoint of step {step} could not be written: {_reason(error)}. Training goes on.")
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
 
     def restore(self, step: int, model: Any, training: Any) -> tuple[Any, Any]:
-        """The state of a step, with the shapes, types and shardings of the given trees of arrays."""
+        """The state of a step, with the shapes, types and shardings of the given trees of arrays.
+
+        Raises:
+          UserError: it is of another architecture, naming the first arrays that differ.
+        """
         restored = self._restore(step, model=model, training=training)
         return restored.model, restored.training
 
     def restore_model(self, step: int, like: Any | None = None) -> dict[str, Any]:
         """The model of a step; without `like` as nested dicts of NumPy arrays, as saved."""
-        if like is None:
-            with ocp.StandardCheckpointer() as checkpointer:
-                saved = checkpointer.metadata(self.folder / str(step) / "model")
-            tree = getattr(saved, "item_metadata", saved)
-            tree = getattr(tree, "tree", tree)
-            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-        return self._restore(step, model=like).model
+        return self._restore(step, model=self._as_saved(step, "model") if like is None else like).model
+
+    def restore_everything(self, step: int) -> dict[str, Any]:
+        """Both items of a step as nested dicts and lists of NumPy arrays, as saved."""
+        like = {name: self._as_saved(step, name) for name in ("model", "training")}
+        return dict(self._restore(step, **like).items())
+
+    def _as_saved(self, step: int, item: str) -> Any:
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), self._saved(step, item))
+
+    def _saved(self, step: int, item: str) -> Any:
+        """Shapes and types of an item, as a tree."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                return reader.metadata(self.folder / str(step) / item).item_metadata.tree
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"The checkpoint {self.folder / str(step)} cannot be read: {_reason(error)}.") from error
 
     def _restore(self, step: int, **items: Any):
+        for name, like in items.items():
+            _require_same_arrays(self.folder / str(step), self._saved(step, name), like)
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                return reader.restore(self.folder / str(step), args=ocp.args.Composite(**args))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise UserError(f"The checkpoint {self.folder / str(step)} cannot be restored: {reason}") from error
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} cannot be restored: {_reason(error)}."
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _require_same_arrays(folder: Path, saved: Any, wanted: Any) -> None:
+    """Raises UserError where two trees of arrays differ in names or shapes, naming the first."""
+
+    def shapes(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in p): tuple(a.shape)
+            for p, a in leaves
+        }
+
+    there, here = shapes(saved), shapes(wanted)
+    differing = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    if differing:
+        shown = "; ".join(
+            f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in differing[:3]
+        )
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(f"The checkpoint {folder} is of another architecture: {shown}{more}.")

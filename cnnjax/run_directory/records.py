@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
         temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror}.") from None
 
 
@@ -78,6 +80,17 @@ def read_dataset(workdir: Path) -> DatasetRecord:
         return DatasetRecord(statistics=statistics, **value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error!r}.") from None
+
+
+def add_start(workdir: Path, step: int, changed: dict[str, Any]) -> None:
+    """Adds to environment.json, the list of a run's starts: when, from which step, where, and which knobs were changed."""
+    path = workdir / "environment.json"
+    try:
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        starts = []
+    start = dict(time=round(time.time(), 3), step=step, changed=changed) | environment()
+    write_json(path, dict(starts=[*starts, start]))
 
 
 def environment() -> dict[str, Any]:

@@ -54,12 +54,17 @@ def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None])
     chosen = from_json(records.read_json(run / "config.json")).checkpoint
     with Checkpoints(run, best_metric=chosen.best_metric, read_only=True) as checkpoints:
         step = checkpoints.chosen(chosen.test)
+        if step is None:
+            raise UserError(f"config.init_from={run} has no checkpoint yet.")
         saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     taken = {name: saved[name] for name, value in flat.items() if name in saved and saved[name].shape == value.shape}
     if 2 * len(taken) < len(flat):
+        first = min(flat.keys() - taken.keys())
+        there = saved[first].shape if first in saved else "missing"
         raise UserError(
-            f"config.init_from={run} is of another architecture: only {len(taken)} of {len(flat)} arrays have the same name and shape."
+            f"config.init_from={run} is of another architecture: only {len(taken)} of {len(flat)} arrays have the same "
+            f"name and shape; {first} is {there} there, {flat[first].shape} here."
         )
     fresh = sorted(name.removeprefix("params/") for name in flat.keys() - taken.keys())
     log(f"Parameters from {run}, step {step}" + (f"; new: {', '.join(fresh)}" if fresh else "") + ".")

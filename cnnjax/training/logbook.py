@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import tensorboardX
 from tqdm import tqdm
 
 from cnnjax.errors import RunError
+from cnnjax.training.events import EventFile, append
 
 PLAIN_LINE_SECONDS = 5.0  # without a terminal, lines about training come no more often than this
 METRICS = "metrics.jsonl"
@@ -29,6 +29,28 @@ def read_entries(workdir: Path) -> list[dict]:
     return entries
 
 
+class _Sink:
+    """A file that gets every entry, if need be later: what the disk does not take waits in memory."""
+
+    def __init__(self, name: str, write: Callable[[list[dict]], None], say: Callable[[str], None]):
+        self._name, self._write, self._say = name, write, say
+        self.waiting: list[dict] = []
+
+    def add(self, entry: dict) -> None:
+        failed_before = bool(self.waiting)
+        self.waiting.append(entry)
+        try:
+            self._write(self.waiting)
+        except OSError as error:
+            if not failed_before:
+                reason = error.strerror or error
+                self._say(f"{self._name} cannot be written: {reason}. Entries wait in memory; training goes on.")
+            return
+        self.waiting = []
+        if failed_before:
+            self._say(f"{self._name} is written again; nothing is missing.")
+
+
 class Logbook:
     """The log of one run. Use as a context manager.
 
@@ -38,18 +60,28 @@ class Logbook:
       total_steps, steps_per_epoch, batch_size: to tell epochs, rates and the time left.
       scores_of: sums -> means, the task's.
       log: prints a line.
+      carried: what `carried()` gave when the step was saved that the run goes on from.
+
+    Where the disk takes nothing, entries wait in memory, and are written with the first that it takes.
     """
 
     def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: float, batch_size: int,
-                 scores_of: Callable[[dict], dict[str, float]], log: Callable[[str], None] = print):  # fmt: skip
+                 scores_of: Callable[[dict], dict[str, float]], log: Callable[[str], None] = print,
+                 carried: dict | None = None):  # fmt: skip
         kept = [entry for entry in read_entries(workdir) if entry["step"] <= start]
         self._epochs = lambda step: step / steps_per_epoch
         self._total_steps, self._batch_size, self._scores_of, self._log = total_steps, batch_size, scores_of, log
         self._path = Path(workdir) / METRICS
-        self._write(lambda: self._replace("".join(json.dumps(entry) + "\n" for entry in kept)))
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+        try:
+            self._replace("".join(json.dumps(entry) + "\n" for entry in kept))
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written: {error.strerror}.") from None
+        lines = lambda entries: append(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        events = EventFile(Path(workdir), start)
+        self._sinks = (_Sink(str(self._path), lines, self.say), _Sink("TensorBoard's file", events.write, self.say))
+        self._newest_time = max((entry.get("time", 0) for entry in kept), default=0)
         self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float] = dict((carried or {}).get("sums", {}))
         self._steps = 0
         self._clock = self._started = self._spoken = time.monotonic()
         self._first_step = start
@@ -59,12 +91,15 @@ class Logbook:
 
     def __exit__(self, *exception):
         self._bar.close()
-        self._events.close()
 
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar where there is one."""
         self._bar.clear()
         self._log(line)
+
+    def carried(self) -> dict:
+        """What the next entry needs of the steps since the last one, for a checkpoint."""
+        return dict(sums=self._sums)
 
     def _replace(self, text: str) -> None:
         temporary = self._path.with_name(f".{METRICS}")
@@ -120,21 +155,22 @@ class Logbook:
         self.restart_clock()
 
     def _entry(self, split: str, step: int, scores: dict[str, float]) -> None:
-        entry = dict(step=step, epoch=round(self._epochs(step), 4), split=split, **scores, time=round(time.time(), 3))
+        now = round(time.time(), 3)
+        if now < self._newest_time:
+            behind = duration(self._newest_time - now)
+            self.say(
+                f"The clock went backwards: it is {behind} before the last entry of {METRICS}. Only its times suffer."
+            )
+        self._newest_time = now
+        entry = dict(step=step, epoch=round(self._epochs(step), 4), split=split, **scores, time=now)
+        for sink in self._sinks:
+            sink.add(entry)
 
-        def append():
-            with self._path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            for name, value in scores.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
-
-        self._write(append)
-
-    def _write(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except OSError as error:
-            raise RunError(f"{self._path} cannot be written: {error.strerror}.") from None
+    def require_written(self) -> None:
+        """Raises RunError where entries are still not on the disk."""
+        lacking = len(self._sinks[0].waiting)
+        if lacking:
+            raise RunError(f"{self._path} lacks its last {lacking} entries: the disk did not take them.")
 
 
 def duration(seconds: float) -> str:

@@ -11,28 +11,30 @@ import numpy as np
 
 from cnnjax import experiment, parallel
 from cnnjax.data import pipeline
-from cnnjax.errors import RunError, UserError
-from cnnjax.evaluation import eval_step_of, evaluate, evaluate_with_mistakes, evaluated_variables
+from cnnjax.errors import Interrupted, RunError
+from cnnjax.evaluation import eval_step_of, evaluate, evaluated_variables
 from cnnjax.experiment import Experiment
-from cnnjax.run_directory import checkpoint, records
+from cnnjax.run_directory import lock
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.training import report
+from cnnjax.training import interruption, opening, scoring
 from cnnjax.training.initial import initial_state, require_source
-from cnnjax.training.logbook import Logbook, duration, read_entries
+from cnnjax.training.interruption import Interruption
+from cnnjax.training.logbook import Logbook, duration
 from cnnjax.training.state import TrainState, after_evaluation, pack, unpack
 from cnnjax.training.step import train_step_of
 
 Log = Callable[[str], None]
+RETRY_SECONDS = 60.0  # after a save that failed
 
 
 def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, Any]:
     """Trains, or goes on with, the run in `workdir`, and scores the test split once at the end.
 
-    1. The run directory gets its records; one that holds another run is refused.
-    2. The state comes from the newest checkpoint, else from `config.init_from`, else from the seed.
+    1. The run directory is locked, and gets its records; one that holds another run is refused.
+    2. The state comes from the newest whole checkpoint, else from `config.init_from`, else from the seed.
     3. Steps are dispatched one ahead of the host, which reads the metrics of the step before.
     4. After each evaluation of validation the plateau schedule and early stopping move on; what is due is saved.
-    5. The best (or last) parameters are scored on test, and the summary and pictures are written.
+    5. The best (or last) parameters are scored on test, and the pictures and the summary are written.
 
     Args:
       exp: what `experiment.build(config)` returns.
@@ -43,43 +45,53 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
       the summary, as in summary.json: the task's scores of the test split, and times.
 
     Raises:
-      UserError: the directory holds a run with another configuration.
-      RunError: the loss or the parameters are not finite any more, or the disk refuses.
+      UserError: the directory holds a run with another configuration, is in use, or cannot be written to.
+      RunError: the loss or the parameters are not finite any more, every checkpoint is damaged, or the last cannot be saved.
+      Interrupted: SIGTERM or Ctrl-C; all is saved, and the same call goes on.
     """
     workdir, config = Path(workdir), exp.config
     started = time.monotonic()
     require_source(config, workdir)
-    open_run(workdir, exp)
-    with Checkpoints(workdir, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric) as checkpoints:
-        start = checkpoints.newest()
-        if (summary := _complete(exp, workdir, start)) is not None:
+    opening.make_folder(workdir)
+    keeping = dict(keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric, log=log)
+    with lock.held(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
+        changed = opening.changed_knobs(workdir, exp)
+        start = checkpoints.chosen("last")
+        opening.write_records(workdir, exp, start or 0, changed, log)
+        if (summary := opening.complete(exp, workdir, start)) is not None:
             log(f"This run is complete ({start} steps). To go on, raise --config.epochs.")
             for line in exp.network.task.summary_lines(summary) if exp.test is not None else ():
                 log("  " + line)
             return summary
-        state = parallel.replicate(exp.layout, initial_state(exp, log, fine_tune=start is None))
+        state = parallel.place_state(exp.layout, initial_state(exp, log, fine_tune=start is None))
+        record = {}
         if start is not None:
-            state = unpack(state, *checkpoints.restore(start, *pack(state)))
+            state, record = unpack(state, *checkpoints.restore(start, *pack(state))), checkpoints.record(start)
             log(f"Going on from step {start} of {exp.total_steps}.")
+        log(memory_line(exp, state))
         book = dict(total_steps=exp.total_steps, steps_per_epoch=exp.steps_per_epoch, batch_size=config.batch_size)
-        with Logbook(workdir, start=start or 0, scores_of=exp.network.task.scores, log=log, **book) as logbook:
-            with jax.transfer_guard("disallow"), _memory_errors():
-                state, steps = train(exp, state, checkpoints, logbook)
-        checkpoints.wait()
-        times = dict(steps=steps, stopped_early=steps < exp.total_steps)
-        with _memory_errors():
-            summary = finish(exp, state, checkpoints, workdir, log, times, started)
+        book |= dict(start=start or 0, scores_of=exp.network.task.scores, log=log, carried=record.get("log"))
+        with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), _memory_errors():
+            state, steps = train(exp, state, checkpoints, logbook, asked, evaluated=record.get("evaluated", False))
+        with _memory_errors(), _said_of_a_finished_run(workdir):
+            summary, figures = scoring.score_test(exp, state, checkpoints, log, asked.check)
+        seconds = round(time.monotonic() - started, 1)
+        summary |= dict(steps=steps, stopped_early=steps < exp.total_steps, seconds=seconds)
+        scoring.write_summary(workdir, summary, figures, log)
     log(f"{duration(summary['seconds'])} in all. Everything is in {workdir}")
     return summary
 
 
-def _complete(exp: Experiment, workdir: Path, newest: int | None) -> dict[str, Any] | None:
-    """The summary of a run that has reached its end, or stopped early; else None."""
-    if newest is None or not (workdir / "summary.json").exists():
-        return None
-    summary = records.read_json(workdir / "summary.json")
-    ended = newest >= exp.total_steps or (summary.get("stopped_early") and newest == summary["steps"])
-    return summary if ended else None
+def memory_line(exp: Experiment, state: TrainState) -> str:
+    """What each device holds, in MB of 10^6 bytes."""
+    held = {
+        "parameters": parallel.held_megabytes((state.params, state.ema_params, state.batch_stats)),
+        "optimizer state": parallel.held_megabytes(state.opt_state),
+    }
+    if exp.config.data.placement == "device":
+        held["pictures"] = pipeline.megabytes(exp.train, exp.record.image_shape, np.dtype(exp.record.dtype)) * 1.048576
+    shown = ", ".join(f"{megabytes:,.2f} MB of {what}" for what, megabytes in held.items())
+    return f"layout  {parallel.describe(exp.layout)}: each device holds {shown}, and {exp.config.batch_size // exp.layout.size} of a batch"
 
 
 @contextlib.contextmanager
@@ -96,106 +108,142 @@ def _memory_errors() -> Iterator[None]:
         ) from error
 
 
-def open_run(workdir: Path, exp: Experiment) -> None:
-    """Writes the records of a new run, or compares those of an old one.
+@contextlib.contextmanager
+def _said_of_a_finished_run(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(
+            f"All steps are done and saved in {workdir}, the test is not: {error} This scores it:"
+        ) from None
+
+
+def train(
+    exp: Experiment,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    logbook: Logbook,
+    asked: Interruption,
+    evaluated: bool,
+) -> tuple[TrainState, int]:
+    """Steps from `state.step` to the end, or to early stopping; all is then saved. Returns the last state and its step.
+
+    Args:
+      asked: whether a signal asked to stop.
+      evaluated: whether the evaluation that may be due at this very step was made before it was saved.
 
     Raises:
-      UserError: the directory holds a run whose identity differs, naming each knob and both values.
+      Interrupted: after the step under way, or within an evaluation, when all is saved.
     """
-    config = experiment.to_json(exp.config)
-    if records.is_run(workdir) and checkpoint.exist(workdir):  # one that never got so far may be begun anew
-        differences = experiment.identity_differences(records.read_json(workdir / "config.json"), config)
-        if differences:
-            shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in differences[:5])
-            raise UserError(f"{workdir} holds a run with another configuration: {shown}. Give another --workdir.")
-        before = records.read_dataset(workdir)
-        if before.fingerprint != exp.record.fingerprint:
-            raise UserError(
-                f"{workdir} holds a run on other data: {before.name} has changed since. Give another --workdir."
-            )
-    elif workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: give a folder.")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}.") from None
-    records.write_json(workdir / "environment.json", records.environment())
-    records.write_dataset(workdir, exp.record)
-    records.write_json(workdir / "config.json", config)
-
-
-def train(exp: Experiment, state: TrainState, checkpoints: Checkpoints, logbook: Logbook) -> tuple[TrainState, int]:
-    """Steps from `state.step` to the end, or to early stopping. Returns the last state and its step."""
     config, layout = exp.config, exp.layout
     higher_is_better = config.checkpoint.best_metric == "accuracy"
-    train_step = parallel.compile_train_step(layout, train_step_for(exp))
+    train_step = parallel.compile_train_step(layout, train_step_for(exp), state)
     eval_step = parallel.compile_eval_step(layout, eval_step_of(exp.network, config.matmul_precision, detailed=False))
-    advance = jax.jit(
-        after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"), donate_argnums=0
-    )
+    advance = jax.jit(after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"))
     eval_every = experiment.steps_between(config.evaluate_every, exp.steps_per_epoch)
-    step, saved_at, saved_step = int(jax.device_get(state.step)), time.monotonic(), checkpoints.newest()
-    best = checkpoints.best_score()
-    scores = None
+    save_every = config.checkpoint.every_minutes * 60
+    step = int(jax.device_get(state.step))
+    saved_step, next_save = (checkpoints.newest(), time.monotonic() + save_every)
+    best, scores = checkpoints.best_score(), None
+    stop = bool(config.early_stopping) and int(jax.device_get(state.stopping.waited)) >= config.early_stopping
+    pending, compiling = None, True  # metrics of the last step, which may not be computed yet
 
-    def stopped() -> bool:
-        return bool(config.early_stopping) and int(jax.device_get(state.stopping.waited)) >= config.early_stopping
+    def settle() -> None:
+        """Waits for the metrics of the last step: nothing is logged or saved before they are known to be finite."""
+        nonlocal pending
+        if pending is not None:
+            _take(logbook, step, pending, checkpoints, config.log_every)
+            pending = None
 
     def save() -> None:
-        nonlocal saved_at, saved_step
+        nonlocal saved_step, next_save
+        record = dict(scores=scores, evaluated=evaluated, log=logbook.carried())
         with jax.transfer_guard("allow"):
-            checkpoints.save(step, *pack(state), scores)
-        saved_at, saved_step = time.monotonic(), step
+            checkpoints.save(step, *pack(state), record)
+        saved_step, next_save = step, time.monotonic() + save_every
 
-    if stopped():
-        return state, step
-    pending, compiling = None, True
+    def evaluate_now() -> bool:
+        """Scores validation, moves plateau and early stopping on, and says whether the score is the best so far."""
+        nonlocal state, scores, best, stop
+        variables = evaluated_variables(state.model_variables())
+        batch_size = experiment.eval_batch_size(config)
+        sums = evaluate(eval_step, variables, exp.validation, layout, batch_size, check=asked.check)
+        scores = exp.network.task.scores(sums)
+        score = scores[config.checkpoint.best_metric]
+        # An equal score counts as best, so that the newest of equals is always saved, whatever the clock says.
+        is_best = np.isfinite(score) and (best is None or (score >= best if higher_is_better else score <= best))
+        best = score if is_best else best
+        logbook.evaluation("validation", step, scores, note="  (best)" if is_best else "")
+        if step % eval_every == 0:  # not at the end of a run that a longer one would pass by
+            plateau, stopping = advance(
+                state.plateau,
+                state.stopping,
+                parallel.replicate(layout, np.float32(score)),
+                plateau=config.schedule.name == "plateau",
+                patience=config.schedule.patience,
+                factor=config.schedule.factor,
+                higher_is_better=higher_is_better,
+            )
+            state = state.replace(plateau=plateau, stopping=stopping)
+            stop = bool(config.early_stopping) and int(jax.device_get(stopping.waited)) >= config.early_stopping
+        return is_best
+
     with _train_batches(exp, step, exp.total_steps) as batches:
-        for batch in batches:
+        while True:
+            last, leaving = step == exp.total_steps, bool(asked.by)
+            due = time.monotonic() >= next_save and step % config.log_every == 0
+            evaluating = exp.validation is not None and not evaluated and step > 0 and (step % eval_every == 0 or last)
+            if evaluating or due or last or leaving:
+                settle()
+            if evaluating or last:
+                logbook.train(step)
+            if evaluating:
+                try:
+                    is_best = evaluate_now()
+                    evaluated, saved_step = True, None
+                    due = due or is_best or save_every == 0
+                except Interrupted:  # saved as it was before the evaluation, which is made when the run goes on
+                    leaving = True
+            checkpoints.poll()
+            if checkpoints.lost is not None and checkpoints.lost == saved_step:
+                best, saved_step = checkpoints.best_score(), None
+                next_save = min(next_save, time.monotonic() + RETRY_SECONDS)
+            if (due or last or stop or leaving) and saved_step != step:
+                save()
+            if last or stop or leaving:
+                break
+            if evaluating or due:
+                logbook.restart_clock()
+            try:
+                batch = next(batches)
+            except Exception:
+                if asked.by:  # the signal reached the reading workers too
+                    continue
+                raise
             state, metrics = train_step(state, batch)
-            if pending is not None:
-                _take(logbook, step, pending, checkpoints, config.log_every)
-            step, pending = step + 1, metrics
-            evaluating = exp.validation is not None and (step % eval_every == 0 or step == exp.total_steps)
-            due = time.monotonic() - saved_at > config.checkpoint.every_minutes * 60
-            pausing = evaluating or step == exp.total_steps or (due and step % config.log_every == 0)
-            if pausing or compiling:  # nothing is saved before its loss is known to be finite
-                _take(logbook, step, pending, checkpoints, config.log_every)
-                pending = None
+            before, pending = pending, metrics
+            if before is not None:
+                _take(logbook, step, before, checkpoints, config.log_every)
+            step, evaluated, scores = step + 1, False, None
             if compiling:  # its time is not part of images/s
+                settle()
                 logbook.compiled(step)
                 compiling = False
-            if not pausing:
-                continue
-            logbook.train(step)
-            scores = None
-            if evaluating:
-                variables = evaluated_variables(state.model_variables())
-                sums = evaluate(eval_step, variables, exp.validation, layout, experiment.eval_batch_size(config))
-                scores = exp.network.task.scores(sums)
-                score = scores[config.checkpoint.best_metric]
-                is_best = np.isfinite(score) and (best is None or (score > best if higher_is_better else score < best))
-                best = score if is_best else best
-                logbook.evaluation("validation", step, scores, note="  (best)" if is_best else "")
-                state = advance(
-                    state,
-                    parallel.replicate(layout, np.float32(score)),
-                    plateau=config.schedule.name == "plateau",
-                    patience=config.schedule.patience,
-                    factor=config.schedule.factor,
-                    higher_is_better=higher_is_better,
-                )
-                due = due or is_best or config.checkpoint.every_minutes == 0
-            if due:
-                save()
-            if stopped():
-                logbook.say(
-                    f"Stopping early: no better {config.checkpoint.best_metric} in {config.early_stopping} evaluations."
-                )
-                break
-            logbook.restart_clock()
-    if saved_step != step:
-        save()
+    if stop and not last and not leaving:
+        logbook.say(
+            f"Stopping early: no better {config.checkpoint.best_metric} in {config.early_stopping} evaluations."
+        )
+    checkpoints.poll(wait=True)
+    if checkpoints.lost is not None:
+        raise RunError(
+            f"The last checkpoint, of step {step}, is lost; the newest whole one is of step {checkpoints.newest()}. "
+            "Make room, and give the same command again."
+        )
+    logbook.require_written()
+    if leaving and not last:
+        raise Interrupted(
+            f"stopped by {asked.by} at step {step} of {exp.total_steps}, and saved. The same command goes on from there:"
+        )
     return state, step
 
 
@@ -221,11 +269,12 @@ def _train_batches(exp: Experiment, start: int, stop: int) -> Iterator[Iterator[
     """Training batches on the devices, placed ahead of their use."""
     batch = pipeline.TrainBatch(exp.train, exp.config.seed, exp.config.batch_size)
     if exp.config.data.placement == "device":
-        opened = pipeline.resident_batches(batch, start, stop, lambda tree: parallel.replicate(exp.layout, tree))
+        replicate, place = (lambda tree, f=f: f(exp.layout, tree) for f in (parallel.replicate, parallel.place))
+        opened = pipeline.resident_batches(batch, start, stop, replicate, place)
     else:
         opened = pipeline.batches(batch, start, stop, exp.config.data.workers)
     with opened as batches:
-        yield pipeline.ahead(batches, lambda b: parallel.place(exp.layout, b))
+        yield pipeline.ahead(batches, lambda b: parallel.place_for_training(exp.layout, b))
 
 
 def _take(logbook: Logbook, step: int, metrics: dict, checkpoints: Checkpoints, log_every: int) -> None:
@@ -247,37 +296,3 @@ def _take(logbook: Logbook, step: int, metrics: dict, checkpoints: Checkpoints, 
     logbook.add(values)
     if step % log_every == 0:
         logbook.train(step)
-
-
-def finish(
-    exp: Experiment,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    workdir: Path,
-    log: Log,
-    times: dict[str, Any],
-    started: float,
-) -> dict[str, Any]:
-    """Scores the test split with the best or last parameters, and writes summary and pictures."""
-    which = exp.config.checkpoint.test if exp.validation is not None else "last"
-    step = checkpoints.chosen(which)
-    model = state.model_variables()
-    if step != int(state.step):
-        model = checkpoints.restore_model(step, like=model)
-    task, names = exp.network.task, exp.record.class_names
-    summary, figures = dict(tested_step=None), {}
-    if exp.test is not None:
-        eval_step = parallel.compile_eval_step(exp.layout, eval_step_of(exp.network, exp.config.matmul_precision))
-        batch_size = experiment.eval_batch_size(exp.config)
-        variables = evaluated_variables(model)
-        sums, mistakes = evaluate_with_mistakes(eval_step, variables, exp.test, exp.layout, batch_size)
-        summary = task.summary(sums, names) | dict(tested_step=step)
-        log(f"\nTest, with the parameters of step {step} ({which}):")
-        for line in task.summary_lines(summary):
-            log("  " + line)
-        figures = task.figures(sums, mistakes, names)
-    summary |= times | dict(seconds=round(time.monotonic() - started, 1))
-    records.write_json(workdir / "summary.json", summary)
-    files = report.save_figures(workdir, dict(learning_curves=report.learning_curves(read_entries(workdir))) | figures)
-    log(f"Pictures: {', '.join(files)}")
-    return summary

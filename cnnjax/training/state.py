@@ -42,15 +42,20 @@ def create(variables: dict[str, Any], optimizer, *, seed: int, ema: bool, higher
 
 
 def after_evaluation(
-    state: TrainState, score: jax.Array, *, plateau: bool, patience: int, factor: float, higher_is_better: bool
-) -> TrainState:
-    """The state once validation gave a score: early stopping has waited longer or not, the plateau's rate fell or not."""
-    best, waited = waited_update(state.stopping.best, state.stopping.waited, score, higher_is_better)
-    state = state.replace(stopping=state.stopping._replace(best=best, waited=waited))
-    if not plateau:
-        return state
-    rules = dict(patience=patience, factor=factor, higher_is_better=higher_is_better)
-    return state.replace(plateau=plateau_update(state.plateau, score, **rules))
+    falling: Plateau,
+    stopping: Plateau,
+    score: jax.Array,
+    *,
+    plateau: bool,
+    patience: int,
+    factor: float,
+    higher_is_better: bool,
+) -> tuple[Plateau, Plateau]:
+    """A state's `plateau` and `stopping` once validation gave a score: the rate fell or not, waited longer or not."""
+    best, waited = waited_update(stopping.best, stopping.waited, score, higher_is_better)
+    if plateau:
+        falling = plateau_update(falling, score, patience=patience, factor=factor, higher_is_better=higher_is_better)
+    return falling, stopping._replace(best=best, waited=waited)
 
 
 def pack(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

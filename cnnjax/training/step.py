@@ -1,12 +1,14 @@
 """One step of training: a pure function, written once, compiled elsewhere."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from cnnjax import layers
 from cnnjax.optimizers import ema_update, is_frozen
 from cnnjax.training.state import TrainState
 
@@ -26,30 +28,32 @@ def train_step_of(
 ) -> Callable:
     """`train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
 
-    `augment(key, batch) -> batch` runs first, on the whole batch. The loss is sum(weight * loss) / sum(weight) over the
-    whole batch; with `axis_name` both sums and the gradients are added up over that axis (not yet BatchNorm's statistics,
-    nor do devices then drop units of their own: `jit` over a mesh needs neither). With accumulate=k the batch is worked
-    off in k parts, one after another, whose gradients add up to that of the whole (BatchNorm sees each part).
+    `augment(key, batch, axis_name) -> batch` runs first. The loss is sum(weight * loss) / sum(weight) over the whole
+    batch. Under `jit` over a mesh the step sees that batch; with `axis_name` (`pmap`) it sees its device's part, and both
+    sums, the gradients and BatchNorm's statistics are added up over that axis, while each device drops units of its own.
+    With accumulate=k the batch is worked off in k parts, one after another, whose gradients add up to that of the whole
+    (BatchNorm sees each part).
     Metrics are the task's sums, and `learning_rate`, `grad_norm` and `param_norm` (both L2, after the update for the latter).
     """
 
-    def loss_of_part(params, batch_stats, batch, key):
+    def loss_of_part(params, batch_stats, batch, key, axis_name):
         variables = dict(params=params, **({"batch_stats": batch_stats} if batch_stats else {}))
-        with nn.intercept_methods(_frozen_statistics(frozen)):
+        with layers.batch_axis(axis_name), nn.intercept_methods(_frozen_statistics(frozen)):
             logits, changed = model.apply(
                 variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
         total = (batch["weight"] * task.loss(logits, batch, label_smoothing)).sum()
         return total, (changed.get("batch_stats", {}), task.metrics(logits, batch))
 
-    gradient = jax.grad(loss_of_part, has_aux=True)
-
     def train_step(state: TrainState, batch: dict, *, axis_name: str | None = None) -> tuple[TrainState, dict]:
         add_up = lambda tree: jax.lax.psum(tree, axis_name) if axis_name else tree
+        gradient = partial(jax.grad(loss_of_part, has_aux=True), axis_name=axis_name)
         key = jax.random.fold_in(state.key, state.step)
         augment_key, dropout_key = jax.random.split(key)
+        if axis_name:
+            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
         with jax.default_matmul_precision(matmul_precision):
-            batch = augment(augment_key, batch)
+            batch = augment(augment_key, batch, axis_name)
             if accumulate == 1:
                 gradients, (batch_stats, metrics) = gradient(state.params, state.batch_stats, batch, dropout_key)
             else:

@@ -34,8 +34,8 @@ def resident_against_loaded(config) -> list[float]:
     """Ratios of seconds with the data to seconds on one resident batch, one a round."""
     experiment = cnnjax.build(config)
     layout = experiment.layout
-    step = parallel.compile_train_step(layout, train_step_for(experiment))
-    state = parallel.replicate(layout, initial_state(experiment))
+    state = parallel.place_state(layout, initial_state(experiment))
+    step = parallel.compile_train_step(layout, train_step_for(experiment), state)
     batch = pipeline.TrainBatch(experiment.train, 0, config.batch_size)
     place = lambda b: parallel.place(layout, b)
     resident = place(batch(0))

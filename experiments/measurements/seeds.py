@@ -36,7 +36,7 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
             started = time.monotonic()
             subprocess.run([*command, f"--workdir={workdir}"], check=True)
             summary = json.loads((Path(workdir) / "summary.json").read_text())
-            versions = json.loads((Path(workdir) / "environment.json").read_text())
+            versions = json.loads((Path(workdir) / "environment.json").read_text())["starts"][-1]
         rows.append(
             dict(
                 command=" ".join(["python", *command[1:]]),
@@ -58,7 +58,9 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
             writer.writerows(sorted(rows, key=lambda row: int(row["seed"])))
     scores = [float(row["test_accuracy"]) for row in rows]
     spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    print(f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {len(rows)} seeds")
+    print(
+        f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {len(rows)} seeds"
+    )
 
 
 if __name__ == "__main__":

@@ -227,7 +227,9 @@ def test_building_is_left_to_tfds(tmp_path, monkeypatch):
     builder.MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     Log in, and fetch
     pictures.rar."""
-    with pytest.raises(UserError, match=f"by hand into {tmp_path}/downloads/manual, .* Log in, and fetch pictures.rar."):
+    with pytest.raises(
+        UserError, match=f"by hand into {tmp_path}/downloads/manual, .* Log in, and fetch pictures.rar."
+    ):
         prepare(data, log=silent)
 
 
@@ -241,7 +243,9 @@ def test_one_of_tfds_own_builders_with_tensorflow(tmp_path):
         folder = tmp_path / "downloads" / "manual" / "NWPU-RESISC45" / name
         folder.mkdir(parents=True)
         for j in range(2):
-            Image.new("RGB", (256, 256), (5 * i, 5 * i, 5 * i)).save(folder / f"{name}_{j:03d}.jpg", quality=100, subsampling=0)
+            Image.new("RGB", (256, 256), (5 * i, 5 * i, 5 * i)).save(
+                folder / f"{name}_{j:03d}.jpg", quality=100, subsampling=0
+            )
     data = config.Data(name="resisc45", data_dir=str(tmp_path))
     assert prepare(data, log=silent) == tmp_path / "resisc45" / "3.0.0"
     dataset = open_tfds(data)

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_of_it_is_saved(tmp_path
         train(tmp_path / "run", optimizer__learning_rate=1e38, model__normalization="none")
     message = str(error.value)
     assert "not finite at step" in message and "There is no checkpoint yet" in message and "learning_rate" in message
-    assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert not (tmp_path / "run" / "checkpoints").exists()
     # What the message says to try can be tried in the same directory, for nothing of the run is there yet.
     summary, _ = train(tmp_path / "run", optimizer__learning_rate=0.1, model__normalization="none", steps=4)
     assert summary["steps"] == 4

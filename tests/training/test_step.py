@@ -42,7 +42,7 @@ def prepared(model, batch, options=Optimizer(momentum=0.0, nesterov=False, learn
     variables = model.init(jax.random.key(0), batch["image"])
     optimizer = optimizers.optimizer(options, schedule, variables["params"])
     state = create(variables, optimizer, seed=0, ema=ema, higher_is_better=True)
-    step = train_step_of(model, classification, lambda key, b: b, optimizer, schedule, **kwargs)
+    step = train_step_of(model, classification, lambda key, b, axis_name: b, optimizer, schedule, **kwargs)
     return state, step
 
 
@@ -136,7 +136,11 @@ def test_each_step_has_randomness_of_its_own():
     batch, keys = batch_of(4), []
     state, _ = prepared(Linear(), batch)
     step = train_step_of(
-        Linear(), classification, lambda key, b: keys.append(key) or b, optax.sgd(0.1), lambda step: jnp.float32(0.1)
+        Linear(),
+        classification,
+        lambda key, b, axis_name: keys.append(key) or b,
+        optax.sgd(0.1),
+        lambda step: jnp.float32(0.1),
     )
     state = state.replace(opt_state=optax.sgd(0.1).init(state.params))
     for _ in range(3):

@@ -1,0 +1,37 @@
+"""Reading processes that neither outlive the run nor speak for themselves. Workers import this: keep it light."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def deaf_to_signals() -> Iterator[None]:
+    """Processes (and threads) that are started inside never see SIGINT or SIGTERM.
+
+    A terminal sends Ctrl-C to all of them; it is for the training process to say when they end. What comes for this
+    thread in the meantime is delivered afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(*_) -> None:
+    """Called in a worker: it exits as soon as the process that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=wait, name="end_with_parent", daemon=True).start()

@@ -1,0 +1,38 @@
+"""One writer for a run directory: a lock that the kernel takes back when its holder dies, however it dies."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnnjax.errors import UserError
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Holds the lock of a run directory.
+
+    Raises:
+      UserError: another process holds it, or the directory cannot be written to.
+    """
+    path = workdir / FILE
+    try:
+        file = path.open("a+")  # not inherited by other programs, so no child can keep it
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written to: {error.strerror}. Give another.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"{workdir} is in use by {holder}. Wait for it, or give another --workdir.") from None
+        file.truncate(0)
+        with contextlib.suppress(OSError):  # on a full disk nobody reads who holds it
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield

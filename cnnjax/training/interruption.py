@@ -1,0 +1,49 @@
+"""SIGTERM and Ctrl-C: the first asks a run to stop where nothing is lost, the second stops it at once."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from cnnjax.errors import Interrupted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption:
+    """Whether, and by which signal, a run was asked to stop."""
+
+    def __init__(self):
+        self.by: str | None = None
+
+    def check(self) -> None:
+        """Raises Interrupted where the run was asked to stop."""
+        if self.by:
+            raise Interrupted(f"stopped by {self.by}.")
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Interruption]:
+    """While inside, the first signal is only noted, for the loop to see; outside the main thread nothing changes."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+
+    def note(number, frame):
+        if interruption.by:
+            os.write(2, b"\n")
+            os._exit(128 + number)  # at once: no thread, worker or file is waited for
+        interruption.by = signal.Signals(number).name
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\ncnnjax: finishing this step and saving; once more to leave at once.\n")
+
+    sys.stderr.flush()
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""What happens in a run directory before the first step: is it ours, is it the same run, and where does it go on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cnnjax import experiment, knobs
+from cnnjax.errors import UserError
+from cnnjax.experiment import Experiment
+from cnnjax.run_directory import checkpoint, records
+
+
+def make_folder(workdir: Path) -> None:
+    """Makes a run directory where there is none. Raises UserError where it cannot be made."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: give a folder.")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}.") from None
+
+
+def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
+    """The machine knobs that differ from the run in a directory, {name: [old, new]}; {} where there is none yet.
+
+    Raises:
+      UserError: the directory holds a run whose identity or data differ, naming each knob and both values.
+    """
+    if not (records.is_run(workdir) and checkpoint.exist(workdir)):  # one that never got so far may be begun anew
+        return {}
+    before, now = records.read_json(workdir / "config.json"), experiment.to_json(exp.config)
+    if different := experiment.differences(before, now, knobs.IDENTITY):
+        shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in different)
+        raise UserError(f"{workdir} holds a run with another configuration: {shown}. Give another --workdir.")
+    record = records.read_dataset(workdir)
+    if record.fingerprint != exp.record.fingerprint:
+        raise UserError(
+            f"{workdir} holds a run on other data: {record.name} has changed since. Give another --workdir."
+        )
+    return {f"config.{name}": [old, new] for name, old, new in experiment.differences(before, now, knobs.MACHINE)}
+
+
+def write_records(
+    workdir: Path, exp: Experiment, step: int, changed: dict[str, Any], log: Callable[[str], None]
+) -> None:
+    """Writes what a run directory says about its run, this start included."""
+    if changed:
+        shown = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        log(f"Changed since the last start (in environment.json): {shown}.")
+    records.add_start(workdir, step, changed)
+    records.write_dataset(workdir, exp.record)
+    records.write_json(workdir / "config.json", experiment.to_json(exp.config))
+
+
+def complete(exp: Experiment, workdir: Path, newest: int | None) -> dict[str, Any] | None:
+    """The summary of a run that has reached its end, or stopped early; else None."""
+    if newest is None or not (workdir / "summary.json").exists():
+        return None
+    summary = records.read_json(workdir / "summary.json")
+    ended = newest >= exp.total_steps or (summary.get("stopped_early") and newest == summary["steps"])
+    return summary if ended else None
