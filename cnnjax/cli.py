@@ -97,6 +97,8 @@ def train(arguments: list[str]) -> int:
 
 
 def evaluate(arguments: list[str]) -> int:
+    import jax
+
     from cnnjax import evaluation, experiment, inference, launch, parallel
 
     line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=_config_of_run)
@@ -107,7 +109,10 @@ def evaluate(arguments: list[str]) -> int:
     dataset = inference.dataset_for(run, line.config.data)
     name = line.flags["split"] or "test"
     split = inference.split_for(run, dataset, line.config, name)
-    layout = parallel.layout(line.config.devices)
+    devices = line.config.devices
+    if "devices" not in line.overrides:  # the run may have been trained on a larger machine
+        devices = min(devices, len(jax.devices()))
+    layout = parallel.layout(devices)
     batch_size = experiment.eval_batch_size(line.config)
     parallel.check_divisible(layout, batch_size, "eval_batch_size")
     eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))

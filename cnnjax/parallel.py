@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cnnjax.cache import cache_dir
+from cnnjax.cache import cache_dir, remove_broken_programs
 from cnnjax.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
@@ -175,5 +175,7 @@ def describe(layout: Layout) -> str:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in a folder of the user's own, so that the next run starts at once."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir("compiled")))
+    folder = cache_dir("compiled")
+    remove_broken_programs(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,6 +1,8 @@
 """All tests run on 8 virtual CPU devices, with JAX's strictest checks."""
 
+import contextlib
 import os
+import resource
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -47,3 +49,19 @@ def trained_run(tmp_path_factory):
     flags = ["--config.model.channels=8,16", "--config.model.blocks=1", "--config.steps=60", "--config.log_every=20"]
     assert cli.main(["run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}", *flags]) == 0
     return workdir
+
+
+@pytest.fixture
+def file_size_limit():
+    """A context in which the kernel refuses to let a file grow over so many bytes, much as a full disk would."""
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

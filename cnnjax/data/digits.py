@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cnnjax.cache import cache_dir
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
 
 TRAIN_SIZE = 898  # the first half, as in scikit-learn's example "Recognizing hand-written digits"
 SCALE = 15  # 0..16 times 15 is 0..240: exact, and whoever divides by 15 has the original values back
@@ -59,7 +59,13 @@ def is_prepared(root: Path) -> bool:
 def _build(root: Path) -> None:
     with _silence():
         builder = Digits(data_dir=str(root), file_format="array_record")
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        try:
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        except Exception as error:  # of many libraries: a full disk, say
+            reason = str(error).strip().splitlines()[0][:200]
+            raise RunError(
+                f"The digits cannot be prepared in {root}: {reason}. Set CNNJAX_CACHE_DIR elsewhere."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ def deaf_to_signals() -> Iterator[None]:
     A terminal sends Ctrl-C to all of them; it is for the training process to say when they end. What comes for this
     thread in the meantime is delivered afterwards.
     """
+    multiprocessing.resource_tracker.ensure_running()  # on its first start it unblocks these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -27,6 +29,8 @@ def deaf_to_signals() -> Iterator[None]:
 
 def end_with_parent(*_) -> None:
     """Called in a worker: it exits as soon as the process that started it is gone, however that ended."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait():

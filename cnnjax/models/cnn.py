@@ -102,4 +102,6 @@ class CNN(nn.Module):
             x = layers.Dropout(o["dropout"], deterministic=not train)(x)
             x = layers.activation(o["activation"])(layers.Dense(features, dtype=self.dtype, name=f"hidden{index}")(x))
         x = layers.Dropout(o["dropout"], deterministic=not train)(x)
-        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(
+            jnp.promote_types(self.dtype, jnp.float32)
+        )

@@ -52,4 +52,6 @@ class LeNet5(nn.Module):
         x = layers.Flatten()(x)
         for name, features in (("c5", 120), ("f6", 84)):
             x = layers.activation(self.activation)(layers.Dense(features, dtype=self.dtype, name=name)(x))
-        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(
+            jnp.promote_types(self.dtype, jnp.float32)
+        )

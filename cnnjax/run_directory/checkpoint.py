@@ -11,7 +11,9 @@ checkpoints/300.damaged      was found to differ from its checksums, and set asi
 
 import json
 import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,9 +50,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy", read_only: bool = False,
                  log: Callable[[str], None] = print):  # fmt: skip
-        # Orbax reports every save in ten lines; what a person needs to know, our own log says.
-        absl_logging.set_verbosity(absl_logging.ERROR)
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _quiet()
         self.folder = (Path(workdir) / FOLDER).absolute()
         self._keep, self._metric, self._read_only, self._log = keep, best_metric, read_only, log
         self._records: dict[int, dict] = {}
@@ -229,7 +229,27 @@ class Checkpoints:
             ) from error
 
 
+def _quiet() -> None:
+    """Orbax reports a save in ten lines, and a failure in a hundred; what a person needs to know, our own log says."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    if getattr(hook, "without_closed_loops", False):
+        return
+
+    def quiet(what):
+        # When one write fails, TensorStore's threads tell of the others when Orbax no longer listens.
+        if not (what.exc_type is RuntimeError and str(what.exc_value) == "Event loop is closed"):
+            hook(what)
+
+    quiet.without_closed_loops = True
+    sys.unraisablehook = quiet
+
+
 def _reason(error: BaseException) -> str:
+    """One line on an error; of TensorStore's, which name a file three times, what the system said."""
+    if system := re.search(r"([^:]+) \[os_error_code", str(error)):
+        return system[1].strip()
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 

@@ -190,8 +190,8 @@ def train(
 
     with _train_batches(exp, step, exp.total_steps) as batches:
         while True:
-            last, leaving = step == exp.total_steps, bool(asked.by)
-            due = time.monotonic() >= next_save and step % config.log_every == 0
+            last, leaving = step >= exp.total_steps, bool(asked.by)
+            due = bool(save_every) and time.monotonic() >= next_save and step % config.log_every == 0
             evaluating = exp.validation is not None and not evaluated and step > 0 and (step % eval_every == 0 or last)
             if evaluating or due or last or leaving:
                 settle()
@@ -240,7 +240,7 @@ def train(
             "Make room, and give the same command again."
         )
     logbook.require_written()
-    if leaving and not last:
+    if leaving and (not last or (evaluating and not evaluated)):
         raise Interrupted(
             f"stopped by {asked.by} at step {step} of {exp.total_steps}, and saved. The same command goes on from there:"
         )

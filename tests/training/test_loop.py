@@ -12,38 +12,7 @@ import cnnjax
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.logbook import read_entries
-
-
-def small_config(**changes):
-    config = cnnjax.Config(model=cnnjax.model("cnn"))
-    config.model.channels, config.model.blocks, config.model.dropout = (8,), 1, 0.2
-    config.batch_size, config.log_every, config.steps = 64, 4, 12
-    config.schedule.name = "constant"
-    config.augmentation.shift = 0.1
-    for name, value in changes.items():
-        section, _, leaf = name.rpartition("__")
-        setattr(getattr(config, section) if section else config, leaf, value)
-    return config
-
-
-def train(workdir, **changes):
-    lines = []
-    summary = cnnjax.fit(cnnjax.build(small_config(**changes)), workdir, log=lines.append)
-    return summary, "\n".join(lines)
-
-
-def saved(workdir, step=None):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore_model(checkpoints.newest() if step is None else step)
-
-
-def assert_equal_trees(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def timeless(entries):
-    return [{k: v for k, v in e.items() if k not in ("time", "images_per_second")} for e in entries]
+from tests.training.short_runs import assert_equal_trees, saved, small_config, timeless, train
 
 
 def test_a_run_in_two_halves_equals_one_in_one(tmp_path):

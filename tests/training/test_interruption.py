@@ -1,0 +1,124 @@
+"""Signals, as a person, a terminal or a scheduler sends them to the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.training.logbook import read_entries
+from tests.training.short_runs import assert_equal_trees, saved, timeless
+
+ROOT = Path(__file__).parents[2]
+KNOBS = """
+    model.channels=8 model.blocks=1 model.dropout=0.2 batch_size=64 steps=400 log_every=7 evaluate_every=3.1
+    augmentation.mixup=0.2 schedule.name=plateau ema_decay=0.9 checkpoint.every_minutes=60 data.validation_fraction=0.3
+""".split()
+
+
+def start(workdir, *flags):
+    """The command of a short run, in a process group of its own, as a terminal would start it."""
+    command = [sys.executable, "run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *(f"--config.{knob}" for knob in (*KNOBS, *flags))],
+        cwd=ROOT,
+        env=os.environ | dict(XLA_FLAGS="", PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def ended(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def group_is_gone(process, seconds=10):
+    """Whether no process of the group is left."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    code, _, err = ended(start(workdir))
+    assert code == 0, err
+    return workdir
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path, unbroken, number):
+    for after in (2, 20):  # entries of the log: early, and later once more
+        process = start(tmp_path)
+        wait_for(lambda: len(read_entries(tmp_path)) > after, process)
+        process.send_signal(number)
+        code, _, err = ended(process)
+        assert code == 3, err
+        assert f"stopped by {number.name} at step " in err and "and saved. The same command goes on from there:" in err
+        assert f"  python run.py train --config=experiments/digits.py --workdir={tmp_path} --config.model" in err
+        assert "Traceback" not in err
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            step = checkpoints.newest()
+        assert f"at step {step} of 400" in err and step >= read_entries(tmp_path)[-1]["step"]
+    code, out, err = ended(start(tmp_path))
+    assert code == 0 and f"Going on from step {step} of 400." in out
+    assert_equal_trees(saved(unbroken), saved(tmp_path))
+    assert timeless(read_entries(unbroken)) == timeless(read_entries(tmp_path))
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    process = start(tmp_path, "seed=1", "model.channels=9,18,36")  # not in the cache: it compiles for seconds
+    wait_for(lambda: (tmp_path / "config.json").exists(), process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = ended(process)
+    assert code == 128 + signal.SIGTERM and "once more to leave at once" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("how", ["ctrl-c of the whole group", "terminate the whole group", "kill -9 of the run"])
+def test_reading_workers_go_with_the_run_and_say_nothing(tmp_path, how):
+    process = start(tmp_path, "data.placement=stream", "data.workers=2", "steps=100000")
+    wait_for(lambda: len(read_entries(tmp_path)) > 2, process)
+    if how.startswith("kill"):
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT if how.startswith("ctrl") else signal.SIGTERM)
+    code, _, err = ended(process)
+    assert code == (-signal.SIGKILL if how.startswith("kill") else 3), err
+    assert "Traceback" not in err and group_is_gone(process)
+
+
+def test_a_directory_in_use_is_refused_until_its_holder_is_gone(tmp_path):
+    process = start(tmp_path, "steps=100000")
+    wait_for(lambda: len(read_entries(tmp_path)) > 2, process)
+    config = (tmp_path / "config.json").read_bytes()
+    code, _, err = ended(start(tmp_path, "steps=5"))
+    assert code == 2 and f"{tmp_path} is in use by process {process.pid} on " in err
+    assert (tmp_path / "config.json").read_bytes() == config
+    process.kill()
+    ended(process)
+    code, _, err = ended(start(tmp_path, "steps=5"))
+    assert code == 0, err

@@ -1,0 +1,198 @@
+"""One step, the same numbers on any layout of devices; and what the compiled step moves between them."""
+
+import functools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax import parallel
+from cnnjax.errors import UserError
+from cnnjax.training.logbook import read_entries
+from experiments.measurements import layouts
+from tests.training.short_runs import saved, small_config, train
+
+ALONE = "jit, 1 device"
+OTHERS = [name for name in layouts.LAYOUTS if name != ALONE]
+WITH_RANDOMNESS = [name for name in OTHERS if not name.startswith("pmap")]
+
+
+@functools.cache
+def outcome(name, random, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        return layouts.train(layouts.LAYOUTS[name], random=random, dtype=dtype)
+
+
+@pytest.mark.parametrize("random,name", [(False, n) for n in OTHERS] + [(True, n) for n in WITH_RANDOMNESS])
+def test_layouts_agree_in_float64(random, name):
+    one, other = (outcome(n, random, jnp.float64) for n in (ALONE, name))
+    assert other.state["params"]["output"]["kernel"].dtype == np.float64
+    assert layouts.distance(one.losses, other.losses) < 1e-9 and layouts.distance(one.state, other.state) < 1e-9
+    assert layouts.same_counts(one.counts, other.counts) and one.counts["count"] == 899
+    assert other.losses[-1] < other.losses[0]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_layouts_agree_in_float32(name):
+    one, other = (outcome(n, False, jnp.float32) for n in (ALONE, name))
+    assert layouts.distance(one.losses, other.losses) < 1e-4
+    assert layouts.same_counts(one.counts, other.counts)
+
+
+def test_pmap_drops_other_units_on_each_device():
+    """A step on a batch whose parts are alike: with one key for all devices, all would have the same loss."""
+    exp = layouts.experiment(layouts.LAYOUTS["pmap, data=8"], random=True, accumulate=1)
+    keys = jax.pmap(
+        lambda x: jax.random.key_data(jax.random.fold_in(jax.random.key(0), jax.lax.axis_index("data"))), "data"
+    )
+    assert len(np.unique(np.asarray(keys(jnp.zeros(8))), axis=0)) == 8
+    result = layouts.train(layouts.LAYOUTS["pmap, data=8"], random=True)
+    assert exp.config.model.dropout and np.isfinite(result.losses).all()
+
+
+def sides(shape):
+    """A shape, however XLA has turned it."""
+    return tuple(sorted(shape))
+
+
+def gradient_sides(state):
+    return sorted(sides(leaf.shape) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1)
+
+
+def small_sums(exp):
+    """What else may be added up: metrics, biases, and BatchNorm's sums (under pmap of two statistics at once)."""
+    channels = exp.config.model.channels
+    return {(), (10,), *((n,) for n in channels), *((2, n) for n in channels)}
+
+
+def bytes_beside(exp):
+    """BatchNorm has two sums a channel forward and at most three backward; metrics are less than ten numbers."""
+    return 4 * (5 * sum(exp.config.model.channels) + 10)
+
+
+@pytest.mark.parametrize("name", ["jit, data=8", "pmap, data=8"])
+def test_data_parallel_steps_add_up_each_gradient_once_and_move_nothing_else(name):
+    text, state, exp = layouts.compiled_step(layouts.LAYOUTS[name])
+    calls = layouts.collectives(text)
+    assert {kind for kind, _ in calls} == {"all-reduce"}
+    moved = [sides(shape) for _, arrays in calls for _, shape in arrays]
+    assert sorted(shape for shape in moved if shape not in small_sums(exp)) == gradient_sides(state)
+    gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
+    assert gradients <= layouts.moved(text)["all-reduce"] <= gradients + bytes_beside(exp)
+
+
+@pytest.mark.parametrize("name", ["jit, fsdp=8", "jit, data=2 x fsdp=4"])
+def test_fsdp_steps_gather_parameters_and_scatter_gradients(name):
+    text, state, exp = layouts.compiled_step(layouts.LAYOUTS[name])
+    rows, parts = exp.layout.mesh.shape["data"], exp.layout.mesh.shape["fsdp"]
+    sharded = [leaf for leaf in jax.tree.leaves(state.params) if leaf.sharding.shard_shape(leaf.shape) != leaf.shape]
+    assert [leaf.shape for leaf in sharded] == [(3, 3, 16, 32)]
+    calls, moved = layouts.collectives(text), layouts.moved(text)
+    gathered = [shape for kind, arrays in calls if kind == "all-gather" for _, shape in arrays]
+    assert gathered == [(3, 3, 16, 32)] * 2  # forward, and again backward: the whole kernel is kept by none
+    # On a CPU XLA writes a reduce-scatter as all-reduce and slice; the parts are then added up over the rows of the mesh.
+    assert set(moved) == {"all-gather", "all-reduce"}
+    added = [sides(shape) for kind, arrays in calls if kind == "all-reduce" for _, shape in arrays]
+    part = [(3, 3, *sorted((16, 32 // parts)))] if rows > 1 else []
+    assert sorted(shape for shape in added if shape not in small_sums(exp)) == sorted(gradient_sides(state) + part)
+    gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
+    parts_bytes = 4 * sum(math.prod(shape) for shape in part)
+    assert gradients <= moved["all-reduce"] - parts_bytes <= gradients + bytes_beside(exp)
+
+
+def test_what_each_device_holds_is_said_and_true(tmp_path):
+    config = small_config(fsdp=4, steps=1, ema_decay=0.9)
+    config.model.channels = (8, 64)
+    exp, lines = cnnjax.build(config), []
+    cnnjax.fit(exp, tmp_path, log=lines.append)
+    (line,) = [line for line in lines if line.startswith("layout")]
+    # By hand. Parameters: 3x3x1x8 = 72; BatchNorm 2x8, 2x64; 3x3x8x64 = 4608, a quarter of it; 64x10 + 10.
+    parameters = 72 + 16 + 128 + 4608 / 4 + 640 + 10
+    held = 4 * (2 * parameters + 16 + 128)  # twice with the moving average; running mean and variance besides
+    momentum = 4 * (parameters + 1)  # and the schedule's count
+    assert line == (
+        f"layout  jit, data=2 x fsdp=4: each device holds {held / 1e6:,.2f} MB of parameters, "
+        f"{momentum / 1e6:,.2f} MB of optimizer state, and 8 of a batch"
+    )
+
+
+def test_shardings_go_by_shape():
+    layout = parallel.layout(8, fsdp=4)
+    specs = jax.tree.map(
+        lambda s: tuple(s.spec),
+        parallel.shardings(
+            layout, {n: jax.ShapeDtypeStruct(s, "float32") for n, s in dict(
+                last=(3, 3, 64, 64), longest=(128, 64), odd=(33, 5, 7), small=(4, 8), divisible=(1023, 4)).items()}
+        ),
+    )  # fmt: skip
+    assert specs == dict(last=(None, None, None, "fsdp"), longest=("fsdp",), odd=(), small=(), divisible=(None, "fsdp"))
+
+
+CHANGES = {
+    "fsdp": dict(devices=8, fsdp=8),
+    "mixed": dict(devices=8, fsdp=2),
+    "one": dict(devices=1),
+    "three": dict(devices=3),
+    "pmap": dict(devices=8, compile_with="pmap"),
+}
+
+
+@pytest.mark.parametrize(
+    "first,then", [("fsdp", n) for n in CHANGES if n != "fsdp"] + [(n, "fsdp") for n in CHANGES if n != "fsdp"]
+)
+def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
+    same = dict(
+        batch_size=48,
+        model__channels=(8, 32),
+        model__dropout=0.0,
+        ema_decay=0.9,
+        optimizer__name="adamw",
+        optimizer__learning_rate=0.001,
+    )
+    train(tmp_path / "whole", **same, devices=1)
+    train(tmp_path / "changed", **same, **CHANGES[first], steps=8)
+    _, log = train(tmp_path / "changed", **same, **CHANGES[then])
+    assert "Going on from step 8 of 12." in log
+    old, new = (dict(devices=0, fsdp=1, compile_with="jit") | CHANGES[n] for n in (first, then))
+    for name in old:
+        assert (f"config.{name} was {old[name]!r}, now {new[name]!r}" in log) == (old[name] != new[name])
+    losses = [[e["loss"] for e in read_entries(tmp_path / n) if e["split"] == "train"] for n in ("whole", "changed")]
+    np.testing.assert_allclose(*losses, atol=1e-4)
+    a, b = (saved(tmp_path / n) for n in ("whole", "changed"))
+    assert layouts.distance(a, b) < 1e-3 and jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_a_checkpoint_of_eight_devices_is_read_by_a_process_that_has_one(tmp_path):
+    train(tmp_path, steps=4, devices=8, fsdp=8, model__channels=(8, 32))
+    command = [sys.executable, "run.py", "evaluate", f"--workdir={tmp_path}", "--split=validation"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=os.environ | dict(XLA_FLAGS=""), capture_output=True, text=True)
+    assert done.returncode == 0 and "with the parameters of step 4" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        (dict(devices=9), "config.devices is 9, but there are 8"),
+        (dict(fsdp=3), "config.fsdp=3 does not divide the 8 devices: take one of 1, 2, 4, 8, or 0"),
+        (dict(fsdp=16), "config.fsdp=16 does not divide the 8 devices"),
+        (
+            dict(compile_with="pmap", fsdp=2),
+            "config.compile_with=pmap cannot do config.fsdp: take config.compile_with=jit",
+        ),
+        (dict(compile_with="pmap", deterministic=True), "config.compile_with=pmap cannot do config.deterministic"),
+        (dict(compile_with="vmap"), "config.compile_with"),
+        (dict(batch_size=60), "config.batch_size=60 is not divisible by the 8 devices: take 64"),
+    ],
+)
+def test_layouts_that_cannot_be(changes, message):
+    with pytest.raises(UserError) as error:
+        cnnjax.build(small_config(**changes))
+    assert message in str(error.value)
