@@ -232,7 +232,8 @@ class Checkpoints:
 def _quiet() -> None:
     """Orbax reports a save in ten lines, and a failure in a hundred; what a person needs to know, our own log says."""
     absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
     if getattr(hook, "without_closed_loops", False):
         return
