@@ -43,7 +43,7 @@ def test_streamed_and_resident_batches_equal_those_in_memory(workers):
     memory = collect(pipeline.batches(batch, 2, 9))
     streamed = collect(pipeline.batches(TrainBatch(SPLIT, 3, 16), 2, 9, workers))
     assert_same(memory, streamed)
-    assert_same(memory, collect(pipeline.resident_batches(batch, 2, 9, lambda tree: tree)))
+    assert_same(memory, collect(pipeline.resident_batches(batch, 2, 9, lambda tree: tree, lambda tree: tree)))
     assert len(memory) == 7 and memory[0]["label"].dtype == np.int32
     np.testing.assert_array_equal(memory[0]["position"], np.arange(16))
 
