@@ -77,6 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     from cnnjax import experiment, launch
     from cnnjax.parallel import use_compilation_cache
+    from cnnjax.training import opening
     from cnnjax.training.initial import require_source
     from cnnjax.training.loop import fit
 
@@ -89,7 +90,7 @@ def train(arguments: list[str]) -> int:
             setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
     require_source(config, workdir)
     use_compilation_cache()
-    built = experiment.build(config)
+    built = experiment.build(config, opening.known_data(workdir))
     for text in describe(built, workdir):
         print(text)
     fit(built, workdir)

@@ -77,8 +77,12 @@ def check(config: Config) -> None:
         raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     """Opens the data, reads what fits into memory, and builds the network, optimizer and layout.
+
+    Args:
+      known: what a run that goes on remembers of its data. Of the same data its statistics are taken as they are: they
+        need not be computed again, and have the same bits on a machine whose libraries sum in another order.
 
     Raises:
       UserError: a knob that does not fit its range, the data, the network or the devices.
@@ -92,7 +96,9 @@ def build(config: Config) -> Experiment:
     dataset = open_dataset(config.data)
     train, validation, test = (split and _placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
-    record = record_of(dataset, pipeline.statistics(train), sizes)
+    same_data = known and (known.fingerprint, known.split_sizes) == (dataset.fingerprint, sizes)
+    same_data = same_data and known.image_shape == tuple(dataset.image_shape)
+    record = record_of(dataset, known.statistics if same_data else pipeline.statistics(train), sizes)
     network = build_network(config, record)
     steps_per_epoch = train.size / config.batch_size
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))

@@ -2,6 +2,7 @@
 
 config.json       every knob                            metrics.jsonl   one line an entry of the log
 dataset.json      class names, shape, statistics        summary.json    the score of the test split
-environment.json  versions, devices, commit             *.png           curves, confusion matrix, mistakes
-checkpoints/      by Orbax: the newest, and the best    events.out.*    the log for TensorBoard
+environment.json  of each start: versions, devices,     *.png           curves, confusion matrix, mistakes
+                  commit, knobs that were changed       events.out.*    the log for TensorBoard
+checkpoints/      by Orbax: the newest, and the best    .lock           held by the process that trains
 """

@@ -127,6 +127,8 @@ class Checkpoints:
             damage = checksums.damage(self.folder / str(step))
             if damage is None:
                 return step
+            if not (self.folder / str(step)).exists():  # its run has just let go of it for a newer one
+                continue
             if self._read_only:
                 raise UserError(
                     f"The checkpoint {self.folder / str(step)} is damaged: {damage}. Try --checkpoint=last."

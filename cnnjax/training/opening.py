@@ -8,6 +8,7 @@ from cnnjax import experiment, knobs
 from cnnjax.errors import UserError
 from cnnjax.experiment import Experiment
 from cnnjax.run_directory import checkpoint, records
+from cnnjax.run_directory.records import DatasetRecord
 
 
 def make_folder(workdir: Path) -> None:
@@ -18,6 +19,13 @@ def make_folder(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}.") from None
+
+
+def known_data(workdir: Path) -> DatasetRecord | None:
+    """What a run in a directory remembers of its data; None where there is no run yet."""
+    if records.is_run(workdir) and checkpoint.exist(workdir) and (workdir / "dataset.json").exists():
+        return records.read_dataset(workdir)
+    return None
 
 
 def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:

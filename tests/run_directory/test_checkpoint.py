@@ -169,6 +169,21 @@ def test_what_was_half_written_is_never_used(tmp_path, left):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
+def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(tmp_path):
+    """Orbax notes on which device each array lay; nothing here looks at it."""
+    write(tmp_path, [(1, 0.5)])
+    folder = tmp_path / "checkpoints" / "1"
+    for path in folder.rglob("_sharding"):
+        noted = path.read_text()
+        assert "cpu:0" in noted
+        path.write_text(noted.replace("cpu:0", "cuda:7"))
+    checksums.write(folder)
+    assert read(tmp_path) == (1, 1.0, [])
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        model = checkpoints.restore_model(1)
+    assert isinstance(model["params"]["dense"]["kernel"], np.ndarray) and model["params"]["dense"]["kernel"][0, 0] == 1
+
+
 def test_another_architecture_is_named(tmp_path):
     write(tmp_path, [(1, 0.5)])
     other = dict(MODEL, params=dict(dense=dict(kernel=jnp.zeros((2, 4)), bias=jnp.zeros(4))))

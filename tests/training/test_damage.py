@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import pytest
 
+import cnnjax
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import logbook, loop
 from cnnjax.training.logbook import Logbook, read_entries
-from tests.training.short_runs import assert_equal_trees, saved, timeless, train
+from tests.training.short_runs import assert_equal_trees, saved, small_config, timeless, train
 
 ROOT = Path(__file__).parents[2]
 ALL_THE_TIME = dict(checkpoint__every_minutes=0.0, evaluate_every=0.3, checkpoint__keep=3)  # saves at 4, 8 and 12
@@ -165,6 +166,20 @@ def test_events_of_a_later_start_come_later_whatever_the_clock_says(tmp_path, mo
     monkeypatch.undo()
     first, second = sorted(tmp_path.glob("events.out.tfevents.*"))  # as TensorBoard reads them
     assert b"SessionLog" not in first.read_bytes() and second.stat().st_mtime >= first.stat().st_mtime
+
+
+def test_statistics_of_the_data_are_those_the_run_began_with(tmp_path, monkeypatch):
+    from cnnjax import experiment
+    from cnnjax.run_directory import records
+
+    train(tmp_path, steps=4)
+    known = records.read_dataset(tmp_path)
+    monkeypatch.setattr(experiment.pipeline, "statistics", None)  # not to be called
+    again = cnnjax.build(small_config(), known).record
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(again.statistics, known.statistics, strict=True))
+    monkeypatch.undo()
+    other = cnnjax.build(small_config(data__train="train[:50%]"), known).record  # not the same data
+    assert other.statistics.mean != known.statistics.mean
 
 
 def test_a_shortened_run_ends_where_it_is(tmp_path):
