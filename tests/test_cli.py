@@ -335,10 +335,10 @@ def test_damaged_records_are_named(run, trained_run, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(run, trained_run, tmp_path):
     shutil.copytree(trained_run, tmp_path / "run")
-    for scores in (tmp_path / "run" / "checkpoints").glob("*/metrics/metrics"):
+    for scores in (tmp_path / "run" / "checkpoints").glob("*/checkpoint.json"):
         scores.write_text('{"accu')
     code, _, err = run("predict", "experiments/pictures", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and "are damaged" in err and "Traceback" not in err
+    assert code == 2 and "is damaged: checkpoint.json was altered or cut off" in err and len(err.splitlines()) == 1
 
 
 def test_evaluate_uses_the_parameters_that_were_tested(run, tmp_path):

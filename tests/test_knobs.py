@@ -90,18 +90,18 @@ def test_json_of_another_version_is_refused():
         experiment.from_json(written)
 
 
-def test_identity_differences_leave_out_what_does_not_change_numbers():
+def test_differences_of_identity_leave_out_what_does_not_change_numbers():
     old = experiment.to_json(Config(model=models.options("cnn")))
     config = Config(model=models.options("cnn"))
     config.log_every, config.epochs, config.data.data_dir = 7, 99.0, "elsewhere"
-    assert experiment.identity_differences(old, experiment.to_json(config)) == []
+    assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == []
     config.optimizer.learning_rate, config.model.blocks = 0.5, 1
-    assert experiment.identity_differences(old, experiment.to_json(config)) == [
+    assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == [
         ("model.blocks", 2, 1),
         ("optimizer.learning_rate", 0.1, 0.5),
     ]
     other = Config(model=models.options("lenet5"))
-    assert experiment.identity_differences(old, experiment.to_json(other)) == [("model", "cnn", "lenet5")]
+    assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [("model", "cnn", "lenet5")]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -55,15 +54,14 @@ def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == entries
 
 
-def command_line(workdir, *flags, cache, limit=None):
-    """A run on the command line, in a process whose files cannot grow over `limit` bytes, much as on a full disk."""
+def command_line(workdir, *flags, cache, limit=""):
+    """A run on the command line, where `limit` may keep files from growing, much as a full disk does."""
     knobs = "model.channels=64,64 model.blocks=1 steps=12 evaluate_every=0.3 batch_size=64 checkpoint.every_minutes=0".split()
     command = [sys.executable, "run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
     return subprocess.run(
-        [*command, *(f"--config.{knob}" for knob in (*knobs, *flags))],
+        ["sh", "-c", f'{limit} exec "$@"', "sh", *command, *(f"--config.{knob}" for knob in (*knobs, *flags))],
         cwd=ROOT,
         env=os.environ | dict(CNNJAX_CACHE_DIR=str(cache)),
-        preexec_fn=lambda: limit and resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         capture_output=True,
         text=True,
     )
@@ -74,7 +72,9 @@ def test_a_full_disk_while_saving_stops_nothing_but_the_end(tmp_path, own_cache)
     whole = command_line(tmp_path / "whole", cache=own_cache)
     assert whole.returncode == 0, whole.stderr
     shutil.copytree(own_cache / "tfds", tmp_path / "cache" / "tfds")
-    full = command_line(tmp_path / "full", cache=tmp_path / "cache", limit=60_000)
+    full = command_line(
+        tmp_path / "full", cache=tmp_path / "cache", limit="ulimit -f 60;"
+    )  # blocks of 512 or 1,024 bytes
     assert full.returncode == 1 and "Traceback" not in full.stderr
     for step in (4, 8, 12):
         assert f"The checkpoint of step {step} could not be written: " in full.stdout

@@ -1,0 +1,31 @@
+"""kill -9 at random instants: a few here, fifty by hand (experiments/results/kills.csv)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def kills(count: int, seed: int) -> str:
+    command = [sys.executable, "experiments/measurements/kills.py", f"--kills={count}", f"--seed={seed}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | dict(XLA_FLAGS="", PYTHONPATH="."), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_killed_in_each_phase_ends_with_the_same_bits():
+    out = kills(4, seed=2)
+    assert "4 of 4 killed runs ended with the same bits" in out
+    for phase in ("compilation", "steps", "saving", "evaluation"):
+        assert f"{phase:12} 1 of 1" in out
+
+
+@pytest.mark.slow
+def test_fifty_runs_killed():
+    assert "50 of 50 killed runs ended with the same bits" in kills(50, seed=3)
