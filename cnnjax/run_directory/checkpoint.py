@@ -56,7 +56,9 @@ class Checkpoints:
         self._records: dict[int, dict] = {}
         self._under_way: tuple[int, Future] | None = None
         self.lost: int | None = None  # the step of the last save, where that failed
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # Compressed, floats have 8 % fewer bytes, and cost seven times the processor's time.
+        handlers = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("model", "training")}
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         if not read_only and self.folder.is_dir():
             for path in self.folder.glob(f"*{INCOMPLETE}*"):
@@ -149,7 +151,7 @@ class Checkpoints:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
-            items = ocp.args.Composite(model=ocp.args.StandardSave(model), training=ocp.args.StandardSave(training))
+            items = ocp.args.Composite(model=ocp.args.PyTreeSave(model), training=ocp.args.PyTreeSave(training))
             self._writer.save(temporary, args=items)
         except Exception as error:  # of many libraries; none of them may end a run
             self._failed(step, error)

@@ -75,18 +75,22 @@ def measure(hidden: tuple[int, ...], pairs: int, seconds: float) -> dict[str, fl
 
 
 def main(_) -> None:
-    rows = []
-    for name, hidden in HIDDEN.items():
+    table = Path(flags.FLAGS.table)
+    rows = list(csv.DictReader(table.open())) if flags.FLAGS.table and table.exists() else []
+    chosen = {name: hidden for name, hidden in HIDDEN.items() if flags.FLAGS.only in name}
+    rows = [row for row in rows if row["network"] not in chosen]  # those of the other stay
+    for name, hidden in chosen.items():
         rows.append(dict(network=name) | measure(hidden, flags.FLAGS.pairs, flags.FLAGS.seconds))
         print(rows[-1], flush=True)
     if flags.FLAGS.table:
-        with open(flags.FLAGS.table, "w", newline="") as file:
+        with table.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("only", "", "part of a network's name: measure that one alone")
     flags.DEFINE_integer("pairs", 8, "of half minutes, for each network")
     flags.DEFINE_float("seconds", 30.0, "of each half")
     flags.DEFINE_string("table", "", "CSV file to write")
