@@ -15,6 +15,7 @@ import numpy as np
 from cnnjax.data.order import batch_indices
 from cnnjax.data.source import Batch, Split, Statistics
 from cnnjax.data.workers import deaf_to_signals, end_with_parent
+from cnnjax.errors import RunError
 
 MEGABYTE = 2**20
 READ_BLOCK = 256  # examples that are decoded at once when a split is read into memory
@@ -120,9 +121,21 @@ def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int =
         iterator = iter(stream)
         first = list(itertools.islice(iterator, 1))  # only now are the workers there
     try:
-        yield itertools.chain(first, iterator)
+        yield _unless_a_worker_died(itertools.chain(first, iterator))
     finally:
         getattr(iterator, "close", lambda: None)()
+
+
+def _unless_a_worker_died(iterator: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise RunError(
+            "A process that reads data died, perhaps for want of memory. Give the same command again, with a smaller "
+            "--config.data.workers if it happens again."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -57,6 +57,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     with lock.held(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
         changed = opening.changed_knobs(workdir, exp)
         start = checkpoints.chosen("last")
+        checkpoints.chosen("best")  # a damaged one must not stand for the score to beat
         opening.write_records(workdir, exp, start or 0, changed, log)
         if (summary := opening.complete(exp, workdir, start)) is not None:
             log(f"This run is complete ({start} steps). To go on, raise --config.epochs.")
@@ -144,7 +145,7 @@ def train(
     save_every = config.checkpoint.every_minutes * 60
     step = int(jax.device_get(state.step))
     saved_step, next_save = (checkpoints.newest(), time.monotonic() + save_every)
-    best, scores = checkpoints.best_score(), None
+    best, scores, failures = checkpoints.best_score(), None, checkpoints.failures
     stop = bool(config.early_stopping) and int(jax.device_get(state.stopping.waited)) >= config.early_stopping
     pending, compiling = None, True  # metrics of the last step, which may not be computed yet
 
@@ -205,8 +206,9 @@ def train(
                 except Interrupted:  # saved as it was before the evaluation, which is made when the run goes on
                     leaving = True
             checkpoints.poll()
-            if checkpoints.lost is not None and checkpoints.lost == saved_step:
-                best, saved_step = checkpoints.best_score(), None
+            if checkpoints.failures != failures:  # the score to beat is one that was saved
+                failures, best = checkpoints.failures, checkpoints.best_score()
+                saved_step = None if saved_step == checkpoints.lost else saved_step
                 next_save = min(next_save, time.monotonic() + RETRY_SECONDS)
             if (due or last or stop or leaving) and saved_step != step:
                 save()

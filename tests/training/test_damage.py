@@ -16,6 +16,7 @@ import pytest
 
 import cnnjax
 from cnnjax.errors import RunError, UserError
+from cnnjax.run_directory import checksums
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import logbook, loop
 from cnnjax.training.logbook import Logbook, read_entries
@@ -42,6 +43,19 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to
     assert_equal_trees(saved(tmp_path / "whole"), saved(tmp_path / "run"))
     assert timeless(read_entries(tmp_path / "whole")) == timeless(read_entries(tmp_path / "run"))
     assert again["accuracy"] == whole["accuracy"]
+
+
+def test_a_damaged_best_checkpoint_is_no_longer_the_one_to_beat(tmp_path):
+    train(tmp_path, **ALL_THE_TIME)
+    folder = tmp_path / "checkpoints" / "8"
+    record = json.loads((folder / "checkpoint.json").read_text())
+    record["scores"]["accuracy"] = 1.0  # better than anything that comes
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    checksums.write(folder)
+    harm(tmp_path, 8)
+    summary, log = train(tmp_path, **ALL_THE_TIME, steps=16)
+    assert "The checkpoint of step 8 is damaged" in log and summary["tested_step"] != 8
+    assert log.count("(best)") >= 1
 
 
 def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path):

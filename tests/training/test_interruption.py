@@ -111,6 +111,23 @@ def test_reading_workers_go_with_the_run_and_say_nothing(tmp_path, how):
     assert "Traceback" not in err and group_is_gone(process)
 
 
+def test_a_reading_worker_that_dies_is_told_in_a_line(tmp_path):
+    process = start(tmp_path, "data.placement=stream", "data.workers=2", "steps=100000")
+    wait_for(lambda: len(read_entries(tmp_path)) > 2, process)
+    children = " ".join(path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children")).split()
+    workers = [int(n) for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    code, _, err = ended(process)
+    said, _, rest = err.partition("\n")
+    assert code == 1 and "Traceback" not in rest  # Python tells of shared memory that the killed one left
+    assert said == (
+        "cnnjax: A process that reads data died, perhaps for want of memory. Give the same command again, with a smaller "
+        "--config.data.workers if it happens again."
+    )
+    assert group_is_gone(process)
+
+
 def test_a_directory_in_use_is_refused_until_its_holder_is_gone(tmp_path):
     process = start(tmp_path, "steps=100000")
     wait_for(lambda: len(read_entries(tmp_path)) > 2, process)

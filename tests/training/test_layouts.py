@@ -169,6 +169,15 @@ def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
     assert layouts.distance(a, b) < 1e-3 and jax.tree.structure(a) == jax.tree.structure(b)
 
 
+@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize("layout", ["fsdp", "pmap"])
+def test_the_place_of_the_data_changes_no_number_on_any_layout(tmp_path, layout, placement):
+    same = dict(model__channels=(8, 32), steps=4, **CHANGES[layout])
+    train(tmp_path / "host", data__placement="host", **same)
+    train(tmp_path / placement, data__placement=placement, **same)
+    assert layouts.distance(saved(tmp_path / "host"), saved(tmp_path / placement)) == 0
+
+
 def test_a_checkpoint_of_eight_devices_is_read_by_a_process_that_has_one(tmp_path):
     train(tmp_path, steps=4, devices=8, fsdp=8, model__channels=(8, 32))
     command = [sys.executable, "run.py", "evaluate", f"--workdir={tmp_path}", "--split=validation"]
