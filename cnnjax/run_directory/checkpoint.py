@@ -9,6 +9,7 @@ checkpoints/500.incomplete   is being written, or was when the process died
 checkpoints/300.damaged      was found to differ from its checksums, and set aside
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -61,9 +62,8 @@ class Checkpoints:
         handlers = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("model", "training")}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        if not read_only and self.folder.is_dir():
-            for path in self.folder.glob(f"*{INCOMPLETE}*"):
-                shutil.rmtree(path, ignore_errors=True)
+        if not read_only:
+            self._adopt_or_remove()
 
     def __enter__(self):
         return self
@@ -73,6 +73,17 @@ class Checkpoints:
             self._under_way[1].exception()
         self._thread.shutdown()
         self._writer.close()
+        if not self._read_only:
+            self._adopt_or_remove()
+
+    def _adopt_or_remove(self) -> None:
+        """What a process left behind in the middle of a save: whole but for its name, or half written."""
+        for path in self.folder.glob(f"*{INCOMPLETE}*"):
+            whole = self.folder / path.name.split(".")[0]
+            if whole.name.isdigit() and not whole.exists() and checksums.damage(path) is None:
+                path.rename(whole)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
     # --- Which there are ----------------------------------------------------------------------------------------------
 
@@ -103,9 +114,12 @@ class Checkpoints:
         """What `save` was given as `record`; {} where it cannot be read."""
         if step not in self._records:
             try:
-                self._records[step] = json.loads((self.folder / str(step) / RECORD).read_text())
+                record = json.loads((self.folder / str(step) / RECORD).read_text())
             except (OSError, ValueError):
                 return {}
+            if not isinstance(record, dict):
+                return {}
+            self._records[step] = record
         return self._records[step]
 
     def chosen(self, which: str) -> int | None:
@@ -134,7 +148,8 @@ class Checkpoints:
                 continue
             if self._read_only:
                 raise UserError(
-                    f"The checkpoint {self.folder / str(step)} is damaged: {damage}. Try --checkpoint=last."
+                    f"The checkpoint {self.folder / str(step)} is damaged: {damage}. "
+                    "`python run.py train` on its run sets it aside."
                 )
             self._log(f"The checkpoint of step {step} is damaged: {damage}. It is set aside as {step}{DAMAGED}.")
             self._records.pop(step, None)
@@ -150,7 +165,7 @@ class Checkpoints:
         self.lost = None
         temporary = self.folder / f"{step}{INCOMPLETE}"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self._adopt_or_remove()
             self.folder.mkdir(parents=True, exist_ok=True)
             items = ocp.args.Composite(model=ocp.args.PyTreeSave(model), training=ocp.args.PyTreeSave(training))
             self._writer.save(temporary, args=items)
@@ -165,15 +180,18 @@ class Checkpoints:
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         checksums.write(temporary)
         target = self.folder / str(step)
-        if target.exists():  # of the same step and state: a run that goes on may save where it started
-            shutil.rmtree(target)
+        before = self.folder / f"{step}.before{INCOMPLETE}"
+        if target.exists():  # a run that goes on may save where it started, once it has evaluated there
+            target.rename(before)
         temporary.rename(target)
         self._records[step] = record
-        for old in set(self.steps()[: -self._keep]) - {self.best()}:
-            # Renamed first: what is half deleted must not look whole.
-            gone = self.folder / f"{old}{INCOMPLETE}"
-            (self.folder / str(old)).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(OSError):  # this save is done, whatever becomes of the old ones
+            shutil.rmtree(before, ignore_errors=True)
+            for old in set(self.steps()[: -self._keep]) - {self.best()}:
+                # Renamed first: what is half deleted must not look whole.
+                gone = self.folder / f"{old}{INCOMPLETE}"
+                (self.folder / str(old)).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
 
     def poll(self, wait: bool = False) -> None:
         """Reports a save that has failed since, and sets `lost`; with `wait` when the one under way has come to its end."""
@@ -218,7 +236,7 @@ class Checkpoints:
         try:
             with ocp.StandardCheckpointer() as reader:
                 return reader.metadata(self.folder / str(step) / item).item_metadata.tree
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise UserError(f"The checkpoint {self.folder / str(step)} cannot be read: {_reason(error)}.") from error
 
     def _restore(self, step: int, **items: Any):

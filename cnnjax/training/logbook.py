@@ -61,14 +61,16 @@ class Logbook:
       scores_of: sums -> means, the task's.
       log: prints a line.
       carried: what `carried()` gave when the step was saved that the run goes on from.
+      evaluated: whether the evaluation at that step was made before it was saved.
 
     Where the disk takes nothing, entries wait in memory, and are written with the first that it takes.
     """
 
     def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: float, batch_size: int,
                  scores_of: Callable[[dict], dict[str, float]], log: Callable[[str], None] = print,
-                 carried: dict | None = None):  # fmt: skip
-        kept = [entry for entry in read_entries(workdir) if entry["step"] <= start]
+                 carried: dict | None = None, evaluated: bool = True):  # fmt: skip
+        last = start if evaluated else start - 1  # of evaluations: one that is still to be made is not logged twice
+        kept = [e for e in read_entries(workdir) if e["step"] <= (start if e["split"] == "train" else last)]
         self._epochs = lambda step: step / steps_per_epoch
         self._total_steps, self._batch_size, self._scores_of, self._log = total_steps, batch_size, scores_of, log
         self._path = Path(workdir) / METRICS
@@ -79,7 +81,8 @@ class Logbook:
         lines = lambda entries: append(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         events = EventFile(Path(workdir), start)
         self._sinks = (_Sink(str(self._path), lines, self.say), _Sink("TensorBoard's file", events.write, self.say))
-        self._newest_time = max((entry.get("time", 0) for entry in kept), default=0)
+        times = [entry.get("time") for entry in kept]
+        self._newest_time = max((t for t in times if isinstance(t, int | float)), default=0)
         self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
         self._sums: dict[str, float] = dict((carried or {}).get("sums", {}))
         self._steps = 0

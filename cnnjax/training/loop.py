@@ -60,7 +60,8 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
         checkpoints.chosen("best")  # a damaged one must not stand for the score to beat
         opening.write_records(workdir, exp, start or 0, changed, log)
         if (summary := opening.complete(exp, workdir, start)) is not None:
-            log(f"This run is complete ({start} steps). To go on, raise --config.epochs.")
+            more = f"To go on, raise --config.{'steps' if config.steps else 'epochs'}."
+            log(f"This run is complete ({start} steps). {'It stopped early.' if summary['stopped_early'] else more}")
             for line in exp.network.task.summary_lines(summary) if exp.test is not None else ():
                 log("  " + line)
             return summary
@@ -71,7 +72,13 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
             log(f"Going on from step {start} of {exp.total_steps}.")
         log(memory_line(exp, state))
         book = dict(total_steps=exp.total_steps, steps_per_epoch=exp.steps_per_epoch, batch_size=config.batch_size)
-        book |= dict(start=start or 0, scores_of=exp.network.task.scores, log=log, carried=record.get("log"))
+        book |= dict(
+            evaluated=record.get("evaluated", True),
+            start=start or 0,
+            scores_of=exp.network.task.scores,
+            log=log,
+            carried=record.get("log"),
+        )
         with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), _memory_errors():
             state, steps = train(exp, state, checkpoints, logbook, asked, evaluated=record.get("evaluated", False))
         with _memory_errors(), _said_of_a_finished_run(workdir):
@@ -237,9 +244,10 @@ def train(
         )
     checkpoints.poll(wait=True)
     if checkpoints.lost is not None:
+        newest = checkpoints.newest()
+        others = "there is none before it" if newest is None else f"the newest whole one is of step {newest}"
         raise RunError(
-            f"The last checkpoint, of step {step}, is lost; the newest whole one is of step {checkpoints.newest()}. "
-            "Make room, and give the same command again."
+            f"The last checkpoint, of step {step}, is lost; {others}. Make room, and give the same command again."
         )
     logbook.require_written()
     if leaving and (not last or (evaluating and not evaluated)):

@@ -1,5 +1,6 @@
 """What happens in a run directory before the first step: is it ours, is it the same run, and where does it go on."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
     Raises:
       UserError: the directory holds a run whose identity or data differ, naming each knob and both values.
     """
-    if not (records.is_run(workdir) and checkpoint.exist(workdir)):  # one that never got so far may be begun anew
+    if not checkpoint.exist(workdir):  # one that never got so far may be begun anew
         return {}
+    if not records.is_run(workdir):
+        raise UserError(f"{workdir} holds checkpoints, but no config.json: put it back, or give another --workdir.")
     before, now = records.read_json(workdir / "config.json"), experiment.to_json(exp.config)
     if different := experiment.differences(before, now, knobs.IDENTITY):
         shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in different)
@@ -61,9 +64,12 @@ def write_records(
 
 
 def complete(exp: Experiment, workdir: Path, newest: int | None) -> dict[str, Any] | None:
-    """The summary of a run that has reached its end, or stopped early; else None."""
-    if newest is None or not (workdir / "summary.json").exists():
+    """The summary of a run that has reached its end, or stopped early; else None. One that is damaged is made again."""
+    try:
+        summary = json.loads((workdir / "summary.json").read_text())
+        if exp.test is not None:
+            exp.network.task.summary_lines(summary)
+        ended = newest is not None and (newest >= exp.total_steps or summary["stopped_early"])
+        return summary if ended and summary["steps"] == newest else None  # an older one is of a run since lengthened
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    summary = records.read_json(workdir / "summary.json")
-    ended = newest >= exp.total_steps or (summary.get("stopped_early") and newest == summary["steps"])
-    return summary if ended else None

@@ -161,6 +161,7 @@ def test_a_reader_sets_nothing_aside(tmp_path):
 def test_what_was_half_written_is_never_used(tmp_path, left):
     write(tmp_path, [(1, 0.5)])
     shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / left)
+    (tmp_path / "checkpoints" / left / "SHA256SUMS").unlink()  # written last
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
     assert (tmp_path / "checkpoints" / left).exists()  # a reader leaves it alone: it may be under way
@@ -184,6 +185,22 @@ def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(tmp_path):
     assert isinstance(model["params"]["dense"]["kernel"], np.ndarray) and model["params"]["dense"]["kernel"][0, 0] == 1
 
 
+@pytest.mark.parametrize("name", ["1.incomplete", "1.before.incomplete"])
+def test_what_was_whole_but_for_its_name_is_used(tmp_path, name):
+    """The process died within a save, between two renames."""
+    write(tmp_path, [(1, 0.5)])
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "checkpoints" / name)
+    assert read(tmp_path) == (1, 1.0, [])
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    write(tmp_path, [(1, 0.5)])
+    write(tmp_path, [(1, 0.7)])
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.record(1)["scores"]["accuracy"] == 0.7
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
 def test_another_architecture_is_named(tmp_path):
     write(tmp_path, [(1, 0.5)])
     other = dict(MODEL, params=dict(dense=dict(kernel=jnp.zeros((2, 4)), bias=jnp.zeros(4))))
@@ -205,10 +222,10 @@ def test_a_save_that_fails_is_told_and_the_next_is_tried(tmp_path, file_size_lim
         assert checkpoints.lost == 2 and checkpoints.steps() == [1]
         (line,) = lines
         assert line.startswith("The checkpoint of step 2 could not be written: ") and line.endswith("Training goes on.")
-        assert not list((tmp_path / "checkpoints").glob("*incomplete*"))
         checkpoints.save(3, MODEL, TRAINING, dict(scores=None))
         checkpoints.poll(wait=True)
         assert checkpoints.lost is None and checkpoints.steps() == [1, 3]
+    assert not list((tmp_path / "checkpoints").glob("*incomplete*"))
 
 
 def test_what_the_loop_wants_to_find_again_comes_back(tmp_path):

@@ -14,8 +14,11 @@ import pytest
 
 import cnnjax
 from cnnjax import parallel
+from cnnjax.data import pipeline
 from cnnjax.errors import UserError
+from cnnjax.training.initial import initial_state
 from cnnjax.training.logbook import read_entries
+from cnnjax.training.loop import train_step_for
 from experiments.measurements import layouts
 from tests.training.short_runs import saved, small_config, train
 
@@ -46,15 +49,21 @@ def test_layouts_agree_in_float32(name):
     assert layouts.same_counts(one.counts, other.counts)
 
 
-def test_pmap_drops_other_units_on_each_device():
-    """A step on a batch whose parts are alike: with one key for all devices, all would have the same loss."""
-    exp = layouts.experiment(layouts.LAYOUTS["pmap, data=8"], random=True, accumulate=1)
-    keys = jax.pmap(
-        lambda x: jax.random.key_data(jax.random.fold_in(jax.random.key(0), jax.lax.axis_index("data"))), "data"
-    )
-    assert len(np.unique(np.asarray(keys(jnp.zeros(8))), axis=0)) == 8
-    result = layouts.train(layouts.LAYOUTS["pmap, data=8"], random=True)
-    assert exp.config.model.dropout and np.isfinite(result.losses).all()
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_pmap_drops_other_units_on_each_device(dropout):
+    """On eight equal parts of a batch, masks that were alike would give eight times the loss of one part alone."""
+
+    def loss(batch_size, copies, **layout):
+        config = small_config(model__dropout=dropout, batch_size=batch_size, augmentation__shift=0.0, **layout)
+        exp = cnnjax.build(config)
+        state = parallel.place_state(exp.layout, initial_state(exp))
+        step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
+        part = pipeline.TrainBatch(exp.train, 0, 8)(0)
+        batch = {name: np.concatenate([array] * copies) for name, array in part.items()}
+        return float(step(state, parallel.place_for_training(exp.layout, batch))[1]["loss"]) / copies
+
+    alike = loss(64, 8, compile_with="pmap") == pytest.approx(loss(8, 1, devices=1), rel=1e-5)
+    assert alike == (dropout == 0)
 
 
 def sides(shape):
