@@ -17,3 +17,7 @@ class RunError(Exception):
 
 class Interrupted(RunError):
     """A signal asked a run to stop; it has saved, and can go on. The command line exits with code 3."""
+
+
+class DoesNotFit(UserError):
+    """A layer's window is larger than what arrived at it: the network's input is too small."""

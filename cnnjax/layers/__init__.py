@@ -3,17 +3,19 @@
 Shapes are `[B, *spatial, C]`: spatial may have one, two or three dimensions.
 """
 
-from cnnjax.layers.activation import ACTIVATIONS, GELU, ReLU, SiLU, Tanh, activation
-from cnnjax.layers.convolution import Conv
+from cnnjax.layers.activation import ACTIVATIONS, GELU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh, activation
+from cnnjax.layers.convolution import PADDING_MODES, Conv, ConvTranspose, InterpolateConv, LocallyConnected, he_normal
 from cnnjax.layers.dense import Dense, Flatten
-from cnnjax.layers.dropout import Dropout
+from cnnjax.layers.dropout import Dropout, StochasticDepth
 from cnnjax.layers.normalization import (
     GROUP_SIZE,
     NORMALIZATIONS,
     BatchNorm,
     GroupNorm,
     LayerNorm,
+    LocalResponseNorm,
     batch_axis,
     normalization,
 )
-from cnnjax.layers.pooling import POOLINGS, AveragePool, GlobalAveragePool, MaxPool, pooling
+from cnnjax.layers.pooling import POOLINGS, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool, pooling
+from cnnjax.layers.squeeze_excite import SqueezeExcite

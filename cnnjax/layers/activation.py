@@ -14,6 +14,30 @@ class ReLU(nn.Module):
         return nn.relu(x)
 
 
+class ReLU6(nn.Module):
+    """min(max(x, 0), 6) (Krizhevsky 2010, "Convolutional deep belief networks on CIFAR-10")."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu6(x)
+
+
+class Sigmoid(nn.Module):
+    """1 / (1 + exp(-x))."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.sigmoid(x)
+
+
+class Softmax(nn.Module):
+    """exp(x) over its sum along the channels: probabilities. Networks here end in logits; their losses hold it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.softmax(x, axis=-1)
+
+
 class Tanh(nn.Module):
     """The hyperbolic tangent."""
 
@@ -38,7 +62,7 @@ class SiLU(nn.Module):
         return nn.silu(x)
 
 
-ACTIVATIONS = dict(relu=ReLU, tanh=Tanh, gelu=GELU, silu=SiLU)
+ACTIVATIONS = dict(relu=ReLU, relu6=ReLU6, sigmoid=Sigmoid, tanh=Tanh, gelu=GELU, silu=SiLU)
 
 
 def activation(name: str, **kwargs) -> nn.Module:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 _batch_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("batch_axis", default=None)
 
@@ -34,6 +36,30 @@ def BatchNorm(**kwargs) -> nn.BatchNorm:
 
 GroupNorm = nn.GroupNorm  # Wu & He 2018
 LayerNorm = nn.LayerNorm  # Ba, Kiros & Hinton 2016
+
+
+class LocalResponseNorm(nn.Module):
+    """Cross-channel normalisation (Krizhevsky, Sutskever & Hinton 2012, 3.3). `[B, *spatial, C]`.
+
+    b_i = a_i / (k + alpha * sum of a_j^2)^beta, the sum over `n` channels around i, as many of them as there are.
+
+    The paper's convention: alpha multiplies the *sum*. PyTorch and Caffe divide by n first: their alpha is n times
+    this one. Of an even n, the channel more stands before i. Computed in float32.
+    """
+
+    n: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        a = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        before, after = self.n // 2, (self.n - 1) // 2
+        squares = jnp.pad(a * a, [(0, 0)] * (x.ndim - 1) + [(before, after)])
+        total = sum(squares[..., j : j + x.shape[-1]] for j in range(self.n))
+        return (a * (self.k + self.alpha * total) ** -self.beta).astype(x.dtype)
+
 
 GROUP_SIZE = 8  # channels
 NORMALIZATIONS = ("batch", "group", "layer", "none")

@@ -6,20 +6,31 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.layers.window import Padding, check_fits, explicit_padding
+
 
 class MaxPool(nn.Module):
     """The largest value of each window. `[B, *spatial, C]`; strides default to the window: no overlap."""
 
     window: Sequence[int]
     strides: Sequence[int] | None = None
-    padding: str | Sequence[tuple[int, int]] = "VALID"
+    padding: Padding = "VALID"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = tuple(self.window), tuple(self.strides or self.window)
-        if window == strides and self.padding == "VALID":
+        pads = _padding(self, x, window, strides)
+        if window == strides and not any(map(any, pads)):
             return _max_of_blocks(x, window)
-        return nn.max_pool(x, window, strides=strides, padding=self.padding)
+        return nn.max_pool(x, window, strides=strides, padding=pads)
+
+
+def _padding(pool: nn.Module, x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]):
+    """Pairs for each axis. Raises DoesNotFit where the window finds no position."""
+    sizes = x.shape[1:-1]
+    pads = explicit_padding(pool.padding, sizes, window, strides)
+    check_fits(pool, sizes, window, pads)
+    return pads
 
 
 def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
@@ -40,15 +51,21 @@ def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
 
 
 class AveragePool(nn.Module):
-    """The mean of each window. `[B, *spatial, C]`; strides default to the window; padding counts as zeros."""
+    """The mean of each window. `[B, *spatial, C]`; strides default to the window.
+
+    Padding counts as zeros, unless `count_include_pad` is off: then the mean is over the pixels that are there.
+    """
 
     window: Sequence[int]
     strides: Sequence[int] | None = None
-    padding: str | Sequence[tuple[int, int]] = "VALID"
+    padding: Padding = "VALID"
+    count_include_pad: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.avg_pool(x, tuple(self.window), strides=tuple(self.strides or self.window), padding=self.padding)
+        window, strides = tuple(self.window), tuple(self.strides or self.window)
+        pads = _padding(self, x, window, strides)
+        return nn.avg_pool(x, window, strides=strides, padding=pads, count_include_pad=self.count_include_pad)
 
 
 class GlobalAveragePool(nn.Module):
@@ -56,7 +73,16 @@ class GlobalAveragePool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x.mean(axis=tuple(range(1, x.ndim - 1)), dtype="float32").astype(x.dtype)
+        exact = jnp.promote_types(x.dtype, jnp.float32)
+        return x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=exact).astype(x.dtype)
+
+
+class GlobalMaxPool(nn.Module):
+    """The largest value over all positions: `[B, *spatial, C]` -> `[B, C]`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.max(axis=tuple(range(1, x.ndim - 1)))
 
 
 POOLINGS = dict(max=MaxPool, average=AveragePool)
