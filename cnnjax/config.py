@@ -159,7 +159,11 @@ class Config:
         0, "of the first parameters, the order of the data, augmentation and dropout", low=0, high=2**31 - 1
     )
     batch_size: int = knob(128, "pictures in a step, over all devices", low=1)
-    accumulate: int = knob(1, "parts that a batch is worked off in, one after another, to save memory", low=1)
+    accumulate: int = knob(
+        1,
+        "parts that a batch is worked off in, one after another, to save memory; on several devices jit adds up gradients once a part, pmap once a step",
+        low=1,
+    )
     epochs: float = knob(10.0, "length of the run in passes over train", above=0, kind=MACHINE)
     steps: int = knob(0, "length of the run in steps; 0: as epochs says", low=0, high=2**31 - 1, kind=MACHINE)
     evaluate_every: float = knob(1.0, "epochs between evaluations of validation", above=0)

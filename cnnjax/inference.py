@@ -1,7 +1,9 @@
 """From a run directory to predictions on new pictures. Needs nothing but that directory."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,8 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
     config = experiment.from_json(records.read_json(workdir / "config.json"))
     record = records.read_dataset(workdir)
     network = experiment.build_network(config, record)
-    with Checkpoints(workdir, best_metric=config.checkpoint.best_metric, read_only=True) as checkpoints:
+    options = dict(best_metric=config.checkpoint.best_metric, read_only=True, log=partial(print, file=sys.stderr))
+    with Checkpoints(workdir, **options) as checkpoints:
         step = checkpoints.chosen(config.checkpoint.test if which == "tested" else which)
         if step is None:
             raise UserError(f"{workdir} has no checkpoint yet: let `python run.py train` go on in it.")

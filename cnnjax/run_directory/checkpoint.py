@@ -55,6 +55,7 @@ class Checkpoints:
         self.folder = (Path(workdir) / FOLDER).absolute()
         self._keep, self._metric, self._read_only, self._log = keep, best_metric, read_only, log
         self._records: dict[int, dict] = {}
+        self._passed_over: set[int] = set()  # damaged, where nothing may be set aside
         self._under_way: tuple[int, Future] | None = None
         self.lost: int | None = None  # the step of the last save, where that failed
         self.failures = 0  # of all saves
@@ -90,7 +91,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted({int(name) for name in names if name.isdigit()} - self._passed_over)
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint."""
@@ -125,11 +126,11 @@ class Checkpoints:
     def chosen(self, which: str) -> int | None:
         """The step of the 'best' checkpoint, or of the 'last', which is also taken where none has a score; None: no checkpoint.
 
-        It was held against its checksums. A damaged one is reported and set aside, and the next one taken.
+        It was held against its checksums. A damaged one is reported and set aside (with read_only: passed over), and the
+        next one taken.
 
         Raises:
           RunError: every checkpoint is damaged.
-          UserError: this one is, and nothing may be set aside (read_only).
         """
         while True:
             best = self.best() if which == "best" else None
@@ -137,8 +138,8 @@ class Checkpoints:
             if step is None:
                 if exist(self.folder.parent):
                     raise RunError(
-                        f"Every checkpoint in {self.folder} is damaged (NUMBER{DAMAGED}): put back a good one "
-                        "from a copy, or begin anew in another --workdir."
+                        f"Every checkpoint in {self.folder} is damaged: put back a good one from a copy, "
+                        "or begin anew in another --workdir."
                     )
                 return None
             damage = checksums.damage(self.folder / str(step))
@@ -147,10 +148,9 @@ class Checkpoints:
             if not (self.folder / str(step)).exists():  # its run has just let go of it for a newer one
                 continue
             if self._read_only:
-                raise UserError(
-                    f"The checkpoint {self.folder / str(step)} is damaged: {damage}. "
-                    "`python run.py train` on its run sets it aside."
-                )
+                self._log(f"The checkpoint of step {step} is damaged: {damage}. It is passed over.")
+                self._passed_over.add(step)
+                continue
             self._log(f"The checkpoint of step {step} is damaged: {damage}. It is set aside as {step}{DAMAGED}.")
             self._records.pop(step, None)
             aside = self.folder / f"{step}{DAMAGED}"

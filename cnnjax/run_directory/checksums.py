@@ -8,11 +8,15 @@ MANIFEST = "SHA256SUMS"
 
 
 def write(folder: Path) -> None:
-    """Writes the checksums of all files below a folder into its SHA256SUMS, and waits until the disk has it."""
-    with (folder / MANIFEST).open("w") as file:
-        file.writelines(f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes the checksums of all files below a folder into its SHA256SUMS, and waits until the disk has all of them."""
+    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / MANIFEST).write_text("".join(lines))
+    for path in (folder, *folder.rglob("*")):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def damage(folder: Path) -> str | None:

@@ -87,8 +87,11 @@ def add_start(workdir: Path, step: int, changed: dict[str, Any]) -> None:
     path = workdir / "environment.json"
     try:
         starts = json.loads(path.read_text())["starts"]
+    except FileNotFoundError:
+        starts = []
     except (OSError, ValueError, KeyError, TypeError):
         starts = []
+        path.replace(path.with_name(f"{path.name}.damaged"))  # a person may yet read it
     start = dict(time=round(time.time(), 3), step=step, changed=changed) | environment()
     write_json(path, dict(starts=[*starts, start]))
 

@@ -58,7 +58,6 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
         changed = opening.changed_knobs(workdir, exp)
         start = checkpoints.chosen("last")
         checkpoints.chosen("best")  # a damaged one must not stand for the score to beat
-        opening.write_records(workdir, exp, start or 0, changed, log)
         if (summary := opening.complete(exp, workdir, start)) is not None:
             more = f"To go on, raise --config.{'steps' if config.steps else 'epochs'}."
             log(f"This run is complete ({start} steps). {'It stopped early.' if summary['stopped_early'] else more}")
@@ -70,6 +69,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
         if start is not None:
             state, record = unpack(state, *checkpoints.restore(start, *pack(state))), checkpoints.record(start)
             log(f"Going on from step {start} of {exp.total_steps}.")
+        opening.write_records(workdir, exp, start or 0, changed, log)
         log(memory_line(exp, state))
         book = dict(total_steps=exp.total_steps, steps_per_epoch=exp.steps_per_epoch, batch_size=config.batch_size)
         book |= dict(

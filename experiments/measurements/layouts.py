@@ -93,9 +93,9 @@ def same_counts(a: dict, b: dict) -> bool:
     return all((a[name] == b[name]).all() for name in ("count", "correct", "confusion"))
 
 
-def compiled_step(layout: dict[str, Any]) -> tuple[str, Any, Experiment]:
+def compiled_step(layout: dict[str, Any], accumulate: int = 1) -> tuple[str, Any, Experiment]:
     """(HLO text of the compiled training step, its state, the experiment)."""
-    exp = experiment(layout, random=False, accumulate=1)
+    exp = experiment(layout, random=False, accumulate=accumulate)
     state = parallel.place_state(exp.layout, initial_state(exp))
     step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
     batch = pipeline.TrainBatch(exp.train, 0, exp.config.batch_size)(0)

@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, what damage is noticed, and what a disk that refuses does."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -147,11 +148,13 @@ def test_where_none_is_whole_it_says_so_every_time(tmp_path):
         assert exist(tmp_path)  # so that the run is not taken for a new one
 
 
-def test_a_reader_sets_nothing_aside(tmp_path):
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_a_reader_takes_the_one_before_and_sets_nothing_aside(tmp_path, which):
     write(tmp_path, [(1, 0.5), (2, 0.6)])
     remove(files_of(tmp_path, 2)[0], None)
-    with pytest.raises(UserError, match="2 is damaged: .* is missing"):
-        read(tmp_path, read_only=True)
+    step, value, lines = read(tmp_path, which, read_only=True)
+    assert (step, value) == (1, 1.0) and len(lines) == 1
+    assert re.search("step 2 is damaged: .* is missing. It is passed over", lines[0])
     assert steps(tmp_path) == [1, 2]
 
 

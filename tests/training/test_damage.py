@@ -45,6 +45,27 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to
     assert again["accuracy"] == whole["accuracy"]
 
 
+def test_a_damaged_list_of_starts_is_set_aside_not_lost(tmp_path):
+    train(tmp_path, **ALL_THE_TIME)
+    (tmp_path / "environment.json").write_text('{"starts": [{"step"')
+    train(tmp_path, **ALL_THE_TIME, steps=16)
+    assert (tmp_path / "environment.json.damaged").read_text() == '{"starts": [{"step"'
+    assert [start["step"] for start in json.loads((tmp_path / "environment.json").read_text())["starts"]] == [12]
+
+
+def test_a_start_that_cannot_go_on_leaves_the_records_as_they_were(tmp_path):
+    """As with a checkpoint of another architecture."""
+    train(tmp_path, **ALL_THE_TIME)
+    before = [(tmp_path / name).read_bytes() for name in ("config.json", "environment.json")]
+    step = tmp_path / "checkpoints" / "12"
+    shutil.rmtree(step / "model")
+    shutil.copytree(step / "training", step / "model")
+    checksums.write(step)
+    with pytest.raises(UserError, match="of another architecture"):
+        train(tmp_path, **ALL_THE_TIME, steps=16, log_every=7)
+    assert before == [(tmp_path / name).read_bytes() for name in ("config.json", "environment.json")]
+
+
 def test_a_damaged_best_checkpoint_is_no_longer_the_one_to_beat(tmp_path):
     train(tmp_path, **ALL_THE_TIME)
     folder = tmp_path / "checkpoints" / "8"
@@ -63,7 +84,7 @@ def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path):
     harm(tmp_path, 4)
     entries = (tmp_path / "metrics.jsonl").read_text()
     for _ in range(2):
-        with pytest.raises(RunError, match="Every checkpoint in .* is damaged .*put back a good one"):
+        with pytest.raises(RunError, match="Every checkpoint in .* is damaged: put back a good one"):
             train(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == entries
 

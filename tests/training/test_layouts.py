@@ -97,6 +97,15 @@ def test_data_parallel_steps_add_up_each_gradient_once_and_move_nothing_else(nam
     assert gradients <= layouts.moved(text)["all-reduce"] <= gradients + bytes_beside(exp)
 
 
+@pytest.mark.parametrize("name, times", [("jit, data=8", 2), ("pmap, data=8", 1)])
+def test_accumulated_gradients_are_added_up_once_a_part_by_jit_and_once_a_step_by_pmap(name, times):
+    """As the help of config.accumulate says."""
+    text, state, exp = layouts.compiled_step(layouts.LAYOUTS[name], accumulate=2)
+    added = [sides(s) for kind, arrays in layouts.collectives(text) if kind == "all-reduce" for _, s in arrays]
+    kernels = [shape for shape in added if shape not in small_sums(exp)]
+    assert sorted(kernels) == sorted(gradient_sides(state) * times)
+
+
 @pytest.mark.parametrize("name", ["jit, fsdp=8", "jit, data=2 x fsdp=4"])
 def test_fsdp_steps_gather_parameters_and_scatter_gradients(name):
     text, state, exp = layouts.compiled_step(layouts.LAYOUTS[name])
