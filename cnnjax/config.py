@@ -44,8 +44,8 @@ class Data:
     )
     normalization: str = knob(
         "dataset",
-        "per channel by the mean and deviation of train, to [-1, 1] (unit), or none",
-        choices=("dataset", "unit", "none"),
+        "per channel by the mean and deviation of train, to [-1, 1] (unit), less that mean in 0..255 (mean), or none",
+        choices=("dataset", "unit", "mean", "none"),
     )
     skip_bad_files: bool = knob(False, "leave out pictures that cannot be read, instead of refusing to train")
     placement: str = knob(
@@ -88,6 +88,11 @@ class Augmentation:
     )
     pca_noise: float = knob(
         0.0, "deviation of AlexNet's noise along the colours' principal components; the paper: 0.1", low=0
+    )
+    views: str = knob(
+        "one",
+        "what evaluation sees: the middle of the picture, or ten crops of it (with random_crop) whose probabilities are averaged",
+        choices=("one", "ten_crop"),
     )
     cutout: int = knob(0, "pixels: a square of this side at a random place is set to zero", low=0)
     mixup: float = knob(0.0, "alpha of Beta(alpha, alpha): blend with another picture of the batch; 0: off", low=0)

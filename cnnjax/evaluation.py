@@ -20,6 +20,16 @@ def evaluated_variables(model: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
+def logits_of(network, variables: dict[str, Any], image: jax.Array) -> jax.Array:
+    """What a network says of pictures `[B, H, W, C]` as stored; several views of a picture are merged as the task does."""
+    image = network.view(dict(image=image))["image"]
+    if image.ndim == 4:
+        return network.model.apply(variables, image, train=False)
+    batch, views = image.shape[:2]
+    logits = network.model.apply(variables, image.reshape(batch * views, *image.shape[2:]), train=False)
+    return network.task.merge_views(logits.reshape(batch, views, *logits.shape[1:]))
+
+
 def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool = True) -> Callable:
     """`eval_step(variables, batch) -> (sums, predictions)` of a network: its `model`, `task` and `view`.
 
@@ -28,8 +38,7 @@ def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool =
 
     def eval_step(variables: dict[str, Any], batch: dict) -> tuple[dict, Any]:
         with jax.default_matmul_precision(matmul_precision):
-            batch = network.view(batch)
-            logits = network.model.apply(variables, batch["image"], train=False)
+            logits = logits_of(network, variables, batch["image"])
             return network.task.metrics(logits, batch, detailed), network.task.predictions(logits)
 
     return eval_step

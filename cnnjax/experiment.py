@@ -30,7 +30,7 @@ class Network(NamedTuple):
 
     model: nn.Module
     task: Any  # module of functions: see cnnjax/tasks
-    view: Callable  # batch -> batch: what evaluation sees of a picture, normalised
+    view: Callable  # batch -> batch: what evaluation sees of a picture, normalised; several views stand on axis 1
     input_shape: tuple[int, int, int]
 
 
@@ -69,6 +69,8 @@ def check(config: Config) -> None:
         raise UserError(
             "config.augmentation.random_crop and random_resized_crop exclude each other: set one of them to 0."
         )
+    if config.augmentation.views == "ten_crop" and not config.augmentation.random_crop:
+        raise UserError("config.augmentation.views=ten_crop takes crops as large as random_crop: set that too.")
     if config.compile_with == "pmap":
         for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
             if on:
@@ -181,11 +183,20 @@ def _placed(split: Split, dataset: Dataset, config: Config) -> Split:
 
 
 def normalize(image: jax.Array, statistics: Statistics, how: str) -> jax.Array:
-    """`[B, H, W, C]` in [0, 1] -> centred and scaled per channel: by the statistics ('dataset'), to [-1, 1] ('unit'), or not."""
+    """`[..., H, W, C]` in [0, 1] -> centred and scaled per channel.
+
+    By the statistics ('dataset'), to [-1, 1] ('unit'), to 0..255 less the mean ('mean', the scale that AlexNet's and
+    VGG's learning rates assume), or not at all ('none').
+    """
     if how == "none":
         return image
-    mean, std = (statistics.mean, statistics.std) if how == "dataset" else (np.float32(0.5), np.float32(0.5))
-    shape = (1, 1, 1, -1)
+    half = np.full(1, 0.5, np.float32)
+    mean, std = dict(
+        dataset=(statistics.mean, statistics.std),
+        unit=(half, half),
+        mean=(statistics.mean, np.full(1, 1 / 255, np.float32)),
+    )[how]
+    shape = (1,) * (image.ndim - 1) + (-1,)
     return (image - jnp.reshape(mean, shape)) / jnp.reshape(std, shape)
 
 

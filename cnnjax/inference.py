@@ -61,8 +61,7 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
 
     def outputs(variables, image):
         with jax.default_matmul_precision(run.config.matmul_precision):
-            batch = network.view(dict(image=image))
-            return network.task.predictions(network.model.apply(variables, batch["image"], train=False))
+            return network.task.predictions(evaluation.logits_of(network, variables, image))
 
     compiled = jax.jit(outputs)
     variables = jax.device_put(run.variables)

@@ -1,7 +1,8 @@
 """Classification of pictures: one label an example.
 
 Batches hold `label` `[B]` int32 and `weight` `[B]` float32 (0 for padding); after mixup or cutmix also
-`partner_label` `[B]` and `share` `[B]`, the part of the own label in the target. Logits are `[B, K]` float32.
+`partner_label` `[B]` and `share` `[B]`, the part of the own label in the target. Logits are `[B, K]` float32; a network
+in training may give `dict(logits=[B, K], auxiliary=([B, K], ...))` instead.
 """
 
 import jax
@@ -10,13 +11,18 @@ import numpy as np
 import optax
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 2
+AUXILIARY_WEIGHT = 0.3  # of the loss of each auxiliary head (Szegedy et al. 2015, section 5)
 
 
-def loss(logits: jax.Array, batch: dict, label_smoothing: float = 0.0) -> jax.Array:
+def loss(outputs: jax.Array | dict, batch: dict, label_smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy of each example `[B]` in nats, with label smoothing (Szegedy et al. 2016, section 7).
 
-    With a partner (mixup, cutmix) the mean of both labels' losses, weighted by their shares.
+    With a partner (mixup, cutmix) the mean of both labels' losses, weighted by their shares. Auxiliary heads add theirs.
     """
+    if isinstance(outputs, dict):
+        own, *others = (loss(head, batch, label_smoothing) for head in (outputs["logits"], *outputs["auxiliary"]))
+        return own + AUXILIARY_WEIGHT * sum(others)
+    logits = outputs
 
     def cross_entropy(label):
         target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
@@ -28,12 +34,13 @@ def loss(logits: jax.Array, batch: dict, label_smoothing: float = 0.0) -> jax.Ar
     return batch["share"] * own + (1 - batch["share"]) * cross_entropy(batch["partner_label"])
 
 
-def metrics(logits: jax.Array, batch: dict, detailed: bool = False) -> dict[str, jax.Array]:
+def metrics(outputs: jax.Array | dict, batch: dict, detailed: bool = False) -> dict[str, jax.Array]:
     """Sums over the batch: `count`, `loss` (cross-entropy, nats), `correct`, and `correct_top5` of more than five classes.
 
     Detailed ones besides: `confusion` `[K, K]` (row: label, column: prediction) and `calibration` `[15, 3]` (by confidence
     of the prediction: count, sum of confidences, number of right ones).
     """
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
     label, weight = batch["label"], batch["weight"]
     classes = logits.shape[-1]
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -73,6 +80,14 @@ def predictions(logits: jax.Array) -> jax.Array:
     return jax.nn.softmax(logits)
 
 
+def merge_views(logits: jax.Array) -> jax.Array:
+    """Logits of several views of each picture `[B, views, K]` -> of the picture `[B, K]`: the mean of the probabilities.
+
+    As in Krizhevsky et al. 2012, section 4.1. The result is the logarithm of that mean.
+    """
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(logits.shape[1])
+
+
 def wilson_interval(right: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a proportion (Wilson 1927), which stays within 0 and 1 and is right for few errors."""
     if count == 0:
@@ -92,6 +107,7 @@ def calibration_error(bins: np.ndarray) -> float:
 def summary(sums: dict, class_names: tuple[str, ...]) -> dict:
     """Scores with the accuracy's 95 % interval, the calibration error, and precision, recall and F1 of each class.
 
+    The balanced accuracy is the mean recall of the classes that have examples (as scikit-learn's).
     A class that was never predicted has precision 0; one without examples, recall 0 (as scikit-learn with zero_division=0).
     """
     confusion = np.asarray(sums["confusion"], np.float64)
@@ -102,6 +118,7 @@ def summary(sums: dict, class_names: tuple[str, ...]) -> dict:
     return dict(
         **scores(sums),
         accuracy_interval=list(wilson_interval(float(sums["correct"]), float(sums["count"]))),
+        balanced_accuracy=float(recall[label_count > 0].mean()) if label_count.any() else 0.0,
         calibration_error=calibration_error(sums["calibration"]),
         examples=int(sums["count"]),
         classes=[
@@ -116,7 +133,7 @@ def summary_lines(summary: dict, most: int = 20) -> list[str]:
     low, high = summary["accuracy_interval"]
     lines = [
         f"accuracy {summary['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}, {summary['examples']} examples)",
-        f"loss {summary['loss']:.4f}, calibration error {summary['calibration_error']:.4f}"
+        f"balanced accuracy {summary['balanced_accuracy']:.2%}, loss {summary['loss']:.4f}, calibration error {summary['calibration_error']:.4f}"
         + (f", top-5 accuracy {summary['accuracy_top5']:.2%}" if "accuracy_top5" in summary else ""),
     ]
     rows = summary["classes"]

@@ -109,6 +109,15 @@ def test_crop_positions(length, size, positions):
     assert geometry.crop_views(length, 5, size, flip=False) == positions
 
 
+def test_ten_crops_are_corners_middle_and_their_mirror_images():
+    image = numbered(8, 11)
+    crops = np.asarray(geometry.ten_crop(image, 5))
+    assert crops.shape == (10, 5, 5, image.shape[-1])
+    for crop, (top, left) in zip(crops, [(0, 0), (0, 6), (3, 0), (3, 6), (1, 3)]):
+        np.testing.assert_array_equal(crop, image[top : top + 5, left : left + 5])
+    np.testing.assert_array_equal(crops[5:], crops[:5, :, ::-1])
+
+
 def test_random_crop_of_an_oblong_picture_draws_each_offset_by_itself():
     corner = many(lambda key: geometry.random_crop(key, numbered(8, 11), 5)[0, 0, 0], 4000).astype(int)
     top, left = np.divmod(corner, 11)

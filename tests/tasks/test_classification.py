@@ -37,6 +37,22 @@ def test_a_partner_shares_the_loss():
     np.testing.assert_allclose(task.loss(logits, batch), [-(0.75 * np.log(0.7) + 0.25 * np.log(0.1))], rtol=1e-6)
 
 
+def test_auxiliary_heads_add_three_tenths_of_their_loss():
+    """Szegedy et al. 2015, section 5. Metrics look at the main head alone."""
+    heads = [jnp.log(jnp.array([p])) for p in ([0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5])]
+    outputs = dict(logits=heads[0], auxiliary=tuple(heads[1:]))
+    expected = -np.log(0.7) - 0.3 * np.log(0.5) - 0.3 * np.log(0.2)
+    np.testing.assert_allclose(task.loss(outputs, batch_of([0])), [expected], rtol=1e-6)
+    sums = task.metrics(outputs, batch_of([0]))
+    assert sums["correct"] == 1 and sums["loss"] == pytest.approx(-np.log(0.7), rel=1e-6)
+
+
+def test_views_are_merged_by_the_mean_of_their_probabilities():
+    logits = np.random.default_rng(0).normal(0, 3, (4, 10, 3))
+    mean = scipy.special.softmax(logits, axis=-1).mean(1)
+    np.testing.assert_allclose(task.merge_views(jnp.asarray(logits, jnp.float32)), np.log(mean), rtol=1e-5, atol=1e-6)
+
+
 def test_sums_against_scikit_learn():
     rng = np.random.default_rng(0)
     logits, label = rng.normal(size=(300, 7)).astype(np.float32) * 2, rng.integers(0, 7, 300).astype(np.int32)
@@ -52,6 +68,7 @@ def test_sums_against_scikit_learn():
     for column, score in enumerate(("precision", "recall", "f1", "examples")):
         np.testing.assert_allclose([row[score] for row in summary["classes"]], report[column], rtol=1e-6)
     assert summary["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(label, predicted))
+    assert summary["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(label, predicted))
     # calibration error, written out
     confidence, error = probabilities.max(-1), 0.0
     for low in np.arange(15) / 15:
@@ -122,7 +139,13 @@ def test_figures_are_drawn(tmp_path):
 def test_many_classes_print_the_worst():
     rows = [dict(name=f"c{i}", precision=i / 50, recall=1.0, f1=i / 50, examples=3) for i in range(50)]
     summary = dict(
-        accuracy=0.5, accuracy_interval=[0.4, 0.6], examples=150, loss=1.0, calibration_error=0.1, classes=rows
+        accuracy=0.5,
+        balanced_accuracy=0.4,
+        accuracy_interval=[0.4, 0.6],
+        examples=150,
+        loss=1.0,
+        calibration_error=0.1,
+        classes=rows,
     )
     lines = task.summary_lines(summary)
     assert len(lines) == 2 + 1 + 1 + 20 and lines[4].startswith("c0 ")

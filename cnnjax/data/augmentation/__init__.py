@@ -106,7 +106,7 @@ def evaluation_view(image, options: Augmentation):
     """What evaluation sees of pictures [..., H, W, C]: float32 in [0, 1], as large as in training, nothing at random.
 
     Where training sees random_resized_crop, this is the middle square with 224/256 of the shorter side, scaled; where
-    it sees random_crop, the middle crop.
+    it sees random_crop, the middle crop, or [..., 10, H, W, C], the ten of `geometry.ten_crop`.
     """
     height, width = image.shape[-3:-1]
     output_size(height, width, options)
@@ -116,7 +116,8 @@ def evaluation_view(image, options: Augmentation):
         top, left = (height - side) // 2, (width - side) // 2
         image = geometry.resize_box(image, top, left, side, side, options.random_resized_crop)
     if options.random_crop:
-        image = geometry.centre_crop(image, options.random_crop)
+        crop = geometry.ten_crop if options.views == "ten_crop" else geometry.centre_crop
+        image = crop(image, options.random_crop)
     return image
 
 

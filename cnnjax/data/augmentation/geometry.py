@@ -18,6 +18,17 @@ def centre_crop(image, size: int):
     return image[..., top : top + size, left : left + size, :]
 
 
+def ten_crop(image, size: int):
+    """The four corners and the middle of pictures [..., H, W, C], and their mirror images: [..., 10, size, size, C].
+
+    Krizhevsky, Sutskever and Hinton 2012, section 4.1.
+    """
+    down, right = (length - size for length in image.shape[-3:-1])
+    corners = [image[..., t : t + size, l : l + size, :] for t in (0, down) for l in (0, right)]
+    five = [*corners, centre_crop(image, size)]
+    return jnp.stack([*five, *map(flip, five)], axis=-4)
+
+
 def crop_positions(length: int, size: int) -> int:
     """How many offsets `random_crop` draws from along one side: 0, 1, ..., crop_positions - 1.
 

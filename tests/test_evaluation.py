@@ -1,0 +1,63 @@
+"""What evaluation sees of a picture, and how views of it are merged."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from cnnjax import evaluation, experiment
+from cnnjax.config import Augmentation, Config
+from cnnjax.data import augmentation
+from cnnjax.data.source import Statistics
+from cnnjax.errors import UserError
+from cnnjax.experiment import Network
+from cnnjax.models import options
+from cnnjax.tasks import classification
+
+STATISTICS = Statistics(np.float32([0.2, 0.4, 0.6]), np.float32([0.1, 0.2, 0.3]), np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        ("dataset", [(1 - 0.2) / 0.1, (1 - 0.4) / 0.2, (1 - 0.6) / 0.3]),
+        ("unit", [1, 1, 1]),
+        ("mean", [255 - 51, 255 - 102, 255 - 153]),
+        ("none", [1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (2, 10, 4, 4, 3)])
+def test_normalisation_by_hand(how, expected, shape):
+    image = experiment.normalize(jnp.ones(shape), STATISTICS, how)
+    np.testing.assert_allclose(image, np.broadcast_to(np.array(expected, np.float32), shape), rtol=1e-5)
+
+
+class TopLeft(nn.Module):
+    """Logits made of the first pixel."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return x[:, 0, 0, :]
+
+
+def test_ten_views_of_a_picture_become_one_prediction():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    options = Augmentation(random_crop=4, views="ten_crop")
+    view = lambda batch: dict(image=augmentation.evaluation_view(batch["image"], options))
+    network = Network(TopLeft(), classification, view, (4, 4, 3))
+    logits = evaluation.logits_of(network, {}, jnp.asarray(image))
+    # The first pixels of the four corners and the middle, and of their mirror images.
+    places = [(y, x) for y, x in [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]]
+    firsts = [image[:, y, x] for y, x in places] + [image[:, y, x + 3] for y, x in places]
+    mean = np.mean([scipy.special.softmax(f / 255, axis=-1) for f in firsts], axis=0)
+    np.testing.assert_allclose(np.exp(logits), mean, rtol=1e-5)
+
+
+def test_ten_crops_need_a_size():
+    config = Config(model=options("cnn"))
+    config.augmentation.views = "ten_crop"
+    with pytest.raises(UserError, match="ten_crop takes crops as large as random_crop"):
+        experiment.check(config)
