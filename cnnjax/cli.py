@@ -4,31 +4,15 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-from cnnjax.errors import Interrupted, RunError, UserError
+from cnnjax import usage
+from cnnjax.errors import DoesNotFit, Interrupted, RunError, UserError
 from cnnjax.knobs import nearest
+from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, TOP, WHICH, WORKDIR, Verb
 
 OTHER_DATA = tuple(f"data.{n}" for n in ("name", "data_dir", "test", "test_fraction", "skip_bad_files", "resize"))
 STOPPED = 3  # a signal asked a run to stop, and it saved first
 KILLED = 130  # the shell's own code for Ctrl-C
-
-
-class Verb(NamedTuple):
-    """A verb, what it does, and how it is typed."""
-
-    run: object
-    help: str
-    usage: str
-
-
-class Flag(NamedTuple):
-    """A flag of a verb that is no knob of the configuration."""
-
-    name: str
-    default: str | None
-    help: str
-    choices: tuple[str, ...] | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
-        print(general_help())
+        print(usage.general_help(VERBS))
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
@@ -69,7 +53,7 @@ def _dispatch(arguments: list[str]) -> int:
             raise UserError(f"The verb comes first: python run.py {'|'.join(VERBS)} {verb} ...")
         raise UserError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} The verbs are {', '.join(VERBS)}.")
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in rest):
-        print(verb_help(verb))
+        print(usage.verb_help(verb, VERBS[verb], FLAGS[verb]))
         return 0
     return VERBS[verb].run(rest) or 0
 
@@ -181,6 +165,31 @@ def config(arguments: list[str]) -> int:
     return 0
 
 
+def inspect(arguments: list[str]) -> int:
+    from cnnjax import experiment, launch
+    from cnnjax.inspection import drawing, findings, layer_table, rendering
+
+    line = launch.parse(arguments, FLAGS["inspect"], base=_config_of_model)
+    _no_arguments(line)
+    if line.experiment and line.flags["model"]:
+        raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
+    cut_gates = line.flags["gates"] == "cut"
+    module, shape = experiment.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
+    image = experiment.image_like(shape)
+    try:
+        table = layer_table.layer_table(module, image, cut_gates=cut_gates, train=False)
+    except DoesNotFit as error:
+        least = findings.least_size(module, image.shape, train=False)
+        raise DoesNotFit(f"{error}\nIt takes at least {'x'.join([str(least)] * (len(shape) - 1))}.") from None
+    found = findings.findings(table, module, image, train=False, training=dict(train=True))
+    print(rendering.render(table, found, line.flags["format"]))
+    if line.flags["picture"]:
+        flags = line.flags
+        said = drawing.draw(flags["picture"], table, module, image, flags["layer"], flags["image"], train=False)
+        print(said, file=sys.stderr)
+    return 0
+
+
 def describe(built, workdir: Path) -> list[str]:
     """What is about to be trained, in a few lines."""
     import jax
@@ -224,6 +233,16 @@ def _config_of_run(flags: dict):
     return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
 
 
+def _config_of_model(flags: dict):
+    """The configuration of a network alone."""
+    from cnnjax import models
+    from cnnjax.config import Config, Data
+
+    if not flags.get("model"):
+        raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
+    return Config(model=models.options(flags["model"]), data=Data(name=""))
+
+
 def _only_changes(line, names: tuple[str, ...]) -> None:
     """After training only machine knobs, and those of the given names, can still be changed."""
     from cnnjax import knobs
@@ -237,63 +256,6 @@ def _only_changes(line, names: tuple[str, ...]) -> None:
             raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
 
 
-def general_help() -> str:
-    """What a newcomer can type."""
-    lines = ["cnnjax trains convolutional neural networks.", "", "python run.py VERB [flags]", ""]
-    lines += [f"  {name:9} {verb.help}" for name, verb in VERBS.items()]
-    lines += ["", "Start with these:", ""]
-    lines += [f"  {verb.usage}" for verb in VERBS.values()]
-    return "\n".join([*lines, "", "python run.py VERB --help shows every knob of VERB."])
-
-
-def verb_help(name: str) -> str:
-    """The flags of a verb and every knob, with type, range and default."""
-    from cnnjax import knobs, models
-    from cnnjax.config import Config
-
-    verb = VERBS[name]
-    lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
-    lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
-    lines += [
-        f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in FLAGS[name]
-    ]
-    lines += [
-        "",
-        f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}",
-        "",
-        "Knobs, with their defaults:",
-    ]
-    configs = [("", Config())] + [(f"model {n}: ", Config(model=options)) for n, options in models.MODELS.items()]
-    for heading, config in configs:
-        for knob in knobs.walk(config):
-            if bool(heading) == knob.name.startswith("model."):
-                value = ",".join(map(str, knob.value)) if isinstance(knob.value, tuple) else knob.value
-                rule = knobs.range_text(knob)
-                lines.append(
-                    f"  --config.{knob.name}={value}\n      {heading}{knob.help}" + (f" ({rule})" if rule else "")
-                )
-    return "\n".join(lines)
-
-
-WORKDIR = Flag("workdir", None, "the run directory")
-SPLIT = Flag(
-    "split",
-    None,
-    "train, validation or test, as the run had them; or any part, as tfds writes it: train[:10%], train+test",
-)
-WHICH = Flag(
-    "checkpoint", "tested", "which parameters; tested: as config.checkpoint.test says", ("tested", "best", "last")
-)
-FORMAT = Flag("format", "text", "how to print", ("text", "json"))
-TOP = Flag("top", "3", "how many classes to print")
-FROM = Flag("from", None, "an existing TFRecord preparation to convert")
-FLAGS = dict(
-    train=(WORKDIR,),
-    evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),
-    predict=(WORKDIR, TOP, WHICH, FORMAT),
-    prepare=(FROM,),
-    config=(WORKDIR,),
-)
 VERBS = dict(
     train=Verb(
         train,
@@ -306,6 +268,11 @@ VERBS = dict(
         "python run.py evaluate --workdir=runs/digits --split=test",
     ),
     predict=Verb(predict, "classify pictures", "python run.py predict experiments/pictures --workdir=runs/digits"),
+    inspect=Verb(
+        inspect,
+        "look at a network before it is trained: layers, work, field of view",
+        "python run.py inspect --model=alexnet",
+    ),
     prepare=Verb(
         prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"
     ),

@@ -148,6 +148,44 @@ def build_network(config: Config, record: DatasetRecord) -> Network:
     return network
 
 
+def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[nn.Module, tuple[int, ...]]:
+    """The model of a configuration and the shape `(*spatial, C)` of its input, without weights.
+
+    Args:
+      shape: '227,227,3'; empty: as augmentation leaves the data's pictures, and of a model without data as published.
+      classes: how many; empty: as the data have it, and of a model without data 1000.
+
+    Raises:
+      UserError: either is no such number.
+    """
+    sizes = tuple(
+        _positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape
+    )
+    count = _positive(classes, "--classes", "a whole number") if classes else 0
+    if shape and len(sizes) not in (2, 3, 4):
+        raise UserError(
+            f"--input={shape} must be height,width,channels, with one to three lengths before the channels."
+        )
+    if not (sizes and count) and config.data.name:
+        dataset = open_dataset(config.data)
+        height, width, channels = dataset.image_shape
+        sizes = sizes or (*augmentation.output_size(height, width, config.augmentation), channels)
+        count = count or len(dataset.class_names)
+    model = config.model.build(count or 1000, jnp.dtype(config.dtype), False)
+    return model, sizes or config.model.input_shape
+
+
+def _positive(text: str, flag: str, form: str) -> int:
+    if not text.strip().isdigit() or int(text) == 0:
+        raise UserError(f"{flag} must be {form}, not {text!r}.")
+    return int(text)
+
+
+def image_like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """The shape and type of one example `[1, *spatial, C]`."""
+    return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+
+
 def initial_variables(network: Network, seed: int) -> dict[str, Any]:
     """Fresh `params` (and `batch_stats`): a function of the seed alone."""
     images = jnp.zeros((1, *network.input_shape))

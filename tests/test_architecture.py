@@ -12,11 +12,11 @@ PACKAGE = ROOT / "cnnjax"
 FLOORS = [
     {"errors", "knobs", "cache", "xla"},  # foundations: knobs and cache use errors
     {"config"},
-    {"layers", "tasks", "data", "optimizers"},
+    {"layers", "tasks", "data", "optimizers", "inspection"},
     {"models", "parallel", "run_directory"},
     {"experiment", "evaluation"},
     {"training", "inference"},
-    {"launch"},
+    {"launch", "usage"},
     {"cli"},
 ]
 FOUNDATIONS = FLOORS[0]

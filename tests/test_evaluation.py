@@ -1,7 +1,6 @@
 """What evaluation sees of a picture, and how views of it are merged."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

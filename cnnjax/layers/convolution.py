@@ -34,6 +34,7 @@ class Conv(nn.Conv):
             self.conv_general_dilated = partial(_convolution_of_padded, mode=PADDING_MODES[self.padding_mode])
         super().__post_init__()
 
+    @nn.nowrap  # else Flax takes this and Flax's own for two calls
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.padding not in ("CIRCULAR", "REFLECT", "CAUSAL"):
             check_fits(self, *_geometry(self, x))

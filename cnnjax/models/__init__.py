@@ -9,9 +9,10 @@ import copy
 
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
-from cnnjax.models import cnn, lenet
+from cnnjax.models import alexnet, cnn, lenet
 
 MODELS = {
+    "alexnet": alexnet.Options(),
     "cnn": cnn.Options(),
     "lenet5": lenet.Options(),
 }

@@ -1,0 +1,100 @@
+"""What a person can type: the verbs' flags, and their help."""
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A verb, what it does, and how it is typed."""
+
+    run: object
+    help: str
+    usage: str
+
+
+class Flag(NamedTuple):
+    """A flag of a verb that is no knob of the configuration."""
+
+    name: str
+    default: str | None
+    help: str
+    choices: tuple[str, ...] | None = None
+
+
+def general_help(verbs: dict[str, Verb]) -> str:
+    """What a newcomer can type."""
+    lines = ["cnnjax trains convolutional neural networks.", "", "python run.py VERB [flags]", ""]
+    lines += [f"  {name:9} {verb.help}" for name, verb in verbs.items()]
+    lines += ["", "Start with these:", ""]
+    lines += [f"  {verb.usage}" for verb in verbs.values()]
+    return "\n".join([*lines, "", "python run.py VERB --help shows every knob of VERB."])
+
+
+def verb_help(name: str, verb: Verb, flags: tuple[Flag, ...]) -> str:
+    """The flags of a verb and every knob, with type, range and default; those of a family of models once."""
+    from cnnjax import models
+    from cnnjax.config import Config
+
+    lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
+    lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
+    lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in flags]
+    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}", ""]
+    lines += ["Knobs, with their defaults:", *_knob_lines(Config())]
+    families: dict[type, list[str]] = {}
+    for model, options in models.MODELS.items():
+        families.setdefault(type(options), []).append(model)
+    for names in families.values():
+        lines += ["", f"Of the model{'s' if len(names) > 1 else ''} {', '.join(names)}:"]
+        lines += _knob_lines(Config(model=models.MODELS[names[0]]), "model.")
+    return "\n".join(lines)
+
+
+def _knob_lines(config, prefix: str = "") -> list[str]:
+    from cnnjax import knobs
+
+    lines = []
+    for knob in knobs.walk(config):
+        if knob.name.startswith(prefix):
+            value = ",".join(map(str, knob.value)) if isinstance(knob.value, tuple) else knob.value
+            rule = knobs.range_text(knob)
+            lines.append(f"  --config.{knob.name}={value}\n      {knob.help}" + (f" ({rule})" if rule else ""))
+    return lines
+
+
+WORKDIR = Flag("workdir", None, "the run directory")
+SPLIT = Flag(
+    "split",
+    None,
+    "train, validation or test, as the run had them; or any part, as tfds writes it: train[:10%], train+test",
+)
+WHICH = Flag(
+    "checkpoint", "tested", "which parameters; tested: as config.checkpoint.test says", ("tested", "best", "last")
+)
+FORMAT = Flag("format", "text", "how to print", ("text", "json"))
+TOP = Flag("top", "3", "how many classes to print")
+FROM = Flag("from", None, "an existing TFRecord preparation to convert")
+FLAGS = dict(
+    inspect=(
+        Flag("model", None, "a network by name, without an experiment"),
+        Flag(
+            "input",
+            None,
+            "height,width,channels (or length,channels; depth,height,width,channels); default: as published, or as the data have it",
+        ),
+        Flag("classes", None, "how many; default: as the data have it, or 1000"),
+        Flag("format", "text", "how to print", ("text", "json", "csv", "markdown")),
+        Flag(
+            "gates",
+            "kept",
+            "cut: leave squeeze-and-excite gates, which see the whole picture, out of the field of view",
+            ("kept", "cut"),
+        ),
+        Flag("picture", None, "FILE.png: draws the field of view and the effective one over an image"),
+        Flag("layer", None, "whose field of view the picture shows; default: the last with positions"),
+        Flag("image", None, "FILE: the image to draw over; default: noise"),
+    ),
+    train=(WORKDIR,),
+    evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),
+    predict=(WORKDIR, TOP, WHICH, FORMAT),
+    prepare=(FROM,),
+    config=(WORKDIR,),
+)
