@@ -77,11 +77,11 @@ def union(intervals: Iterable[Interval], rank: int, cut_gates: bool = False) -> 
     low, high, affine = seen[0]
     for other in seen[1:]:
         low, high = np.minimum(low, other.low), np.maximum(high, other.high)
-        affine = _joint_law(affine, other.affine)
+        affine = joint_law(affine, other.affine)
     return Interval(low, high, affine)
 
 
-def _joint_law(a: Affine | None, b: Affine | None) -> Affine | None:
+def joint_law(a: Affine | None, b: Affine | None) -> Affine | None:
     """The law of two arrays together; None where they move differently."""
     if not a or not b or a.coefficients != b.coefficients:
         return None
@@ -209,13 +209,14 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
     if tuple(old) == tuple(new):
         return interval
     low, high, affine = interval
-    between, coefficients, spreads, law_holds = [], {}, [], affine is not None
-    target = [1] * len(new)
+    between, target = [1] * len(old), [1] * len(new)
+    coefficients, spreads, law_holds = {}, [], affine is not None
     for old_axes, new_axes in _groups(old, new):
         varies = any(a.shape[axis] > 1 for a in (low, high) for axis in old_axes)
-        between += [old[axis] if varies else 1 for axis in old_axes]
-        for axis in new_axes:
-            target[axis] = new[axis] if varies else 1
+        for axis in old_axes if varies else ():
+            between[axis] = old[axis]
+        for axis in new_axes if varies else ():
+            target[axis] = new[axis]
         if affine:
             rate = _flat_rate(affine, old_axes, old)
             if rate is not None:
@@ -223,9 +224,8 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
                     if rate:
                         coefficients[axis] = rate * math.prod(new[a] for a in new_axes[n + 1 :])
             else:  # no regular order: only where the axes become a single one is it known what they span together
-                one = [axis for axis in new_axes if new[axis] > 1]
-                law_holds &= len(one) == 1
-                spreads.append((one[0], *_span(affine, old_axes, old)))
+                law_holds &= len(new_axes) == 1
+                spreads.append((new_axes[0], *_span(affine, old_axes, old)))
     low, high = (np.broadcast_to(a, between).reshape(target) for a in (low, high))
     law = None
     if affine and law_holds:
@@ -234,24 +234,15 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
 
 
 def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of axes, before and after, that hold the same elements."""
-    groups, i, j = [], 0, 0
-    while i < len(old) or j < len(new):
-        before, after = [], []
-        while not before and not after or math.prod(old[a] for a in before) != math.prod(new[a] for a in after):
-            if math.prod(old[a] for a in before) <= math.prod(new[a] for a in after) and i < len(old):
-                before.append(i)
-                i += 1
-            else:
-                after.append(j)
-                j += 1
-        while i < len(old) and old[i] == 1 and (j >= len(new) or new[j] != 1):
-            before.append(i)
-            i += 1
-        while j < len(new) and new[j] == 1 and (i >= len(old) or old[i] != 1):
-            after.append(j)
-            j += 1
-        groups.append((before, after))
+    """The smallest runs of axes, before and after, that hold the same elements; axes of length 1 belong to none."""
+    before = [axis for axis, size in enumerate(old) if size != 1]
+    after = [axis for axis, size in enumerate(new) if size != 1]
+    groups = []
+    while before or after:
+        left, right = [before.pop(0)] if before else [], [after.pop(0)] if after else []
+        while (l := math.prod(old[a] for a in left)) != (r := math.prod(new[a] for a in right)):
+            left, right = (left + [before.pop(0)], right) if l < r else (left, right + [after.pop(0)])
+        groups.append((left, right))
     return groups
 
 

@@ -20,6 +20,19 @@ LARGEST_KNOWN = 10**7  # elements: larger constants are taken for unknown ones
 LONGEST_SCAN = 10_000  # steps
 
 
+class UnknownField(UserError):
+    """Something whose effect on the field of view is not known."""
+
+    def __init__(self, what: str, place: str):
+        super().__init__(f"The field of view is not known: {what}{place}.")
+        self.what, self.place = what, place
+
+
+def refuse(eqn, what: str):
+    """Raises UnknownField, with the place of an equation in the code that was traced."""
+    raise UnknownField(what, _place(eqn))
+
+
 class Value(NamedTuple):
     """An array of a traced function."""
 
@@ -48,7 +61,7 @@ def propagate(closed: core.ClosedJaxpr, arguments: Sequence[Value], cut_gates: b
     """The outputs of a traced function for given arguments.
 
     Raises:
-      UserError: what a primitive does to the field of view is not known; names it and where it stands.
+      UnknownField: what a primitive does to the field of view is not known; names it and where it stands.
     """
     from cnnjax.inspection.rules import RULES
 
@@ -58,7 +71,10 @@ def propagate(closed: core.ClosedJaxpr, arguments: Sequence[Value], cut_gates: b
     for eqn in jaxpr.eqns:
         inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
         if name in CONTROL:
-            outputs = CONTROL[name](eqn, inputs, cut_gates)
+            try:
+                outputs = CONTROL[name](eqn, inputs, cut_gates)
+            except UnknownField as error:  # of what JAX compiles by itself only the call has a place
+                raise error if error.place else UnknownField(error.what, _place(eqn)) from None
         elif not any(value.sees for value in inputs):
             outputs = _evaluated(eqn, inputs)
         elif name in RULES:
@@ -134,7 +150,7 @@ def _scan(eqn, inputs, cut_gates):
     p = eqn.params
     length, fixed, carried = p["length"], p["num_consts"], p["num_carry"]
     if length > LONGEST_SCAN:
-        raise UserError(f"The field of view is not known: a scan of {length:,} steps is too long{_place(eqn)}.")
+        refuse(eqn, f"a scan of {length:,} steps is too long")
     consts, carry, scanned = inputs[:fixed], inputs[fixed : fixed + carried], inputs[fixed + carried :]
     stacked: list[list[Value]] = [None] * length
     for step in range(length)[:: -1 if p["reverse"] else 1]:
@@ -167,7 +183,7 @@ def _stack(values: list[Value], shape: Sequence[int]) -> Value:
 
 def _while(eqn, inputs, cut_gates):
     if any(value.sees for value in inputs):
-        raise UserError(f"The field of view is not known: a while loop may run any number of times{_place(eqn)}.")
+        refuse(eqn, "a while loop may run any number of times")
     return [unknown(var.aval.shape) for var in eqn.outvars]
 
 

@@ -3,15 +3,15 @@
 A rule is only asked when some input sees the image. Primitives that are not here are named to the user, never guessed.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from cnnjax.errors import UserError
 from cnnjax.inspection import intervals
 from cnnjax.inspection.intervals import NOTHING, Interval
-from cnnjax.inspection.propagation import Value, _place, seen_by
+from cnnjax.inspection.propagation import Value, refuse, seen_by
 
 RULES: dict[str, Callable] = {}
 
@@ -165,8 +165,9 @@ def concatenate(eqn, inputs, cut_gates):
     along, sees = eqn.params["dimension"], []
     for axis in _axes(inputs):
         parts = [seen_by(value, axis) for value in inputs]
-        law = intervals.union(parts, len(inputs[0].shape)).affine
-        if law and (law.moves(along) or not all(i.affine for i in parts if not i.empty)):
+        laws = [i.affine for i in parts if not i.empty]
+        law = functools.reduce(intervals.joint_law, laws) if laws else None
+        if law and law.moves(along):
             law = None
         arrays = []
         for array in ("low", "high"):
@@ -249,7 +250,7 @@ def convolution(eqn, inputs, cut_gates):
     lhs, rhs, out = p["dimension_numbers"]
     shape, rank = eqn.outvars[0].aval.shape, len(image.shape)
     if p["batch_group_count"] != 1:
-        raise UserError(f"The field of view is not known: a convolution with batch groups{_place(eqn)}.")
+        refuse(eqn, "a convolution with batch groups")
 
     def moved(interval):
         arrays = intervals.placed(interval, [out[lhs.index(a)] for a in range(rank)], rank)  # axes as in the output
@@ -362,7 +363,7 @@ def moved_by_index(eqn, inputs, cut_gates):
     indices = [value for n, value in enumerate(inputs) if n not in carriers]
     if any(value.known is None for value in indices):
         why = "the image" if any(value.sees for value in indices) else "parameters or random numbers"
-        raise UserError(f"The field of view is not known: {name} by indices made of {why}{_place(eqn)}.")
+        refuse(eqn, f"{name} by indices made of {why}")
     sees = []
     for axis in _axes(inputs):
         ends = []
