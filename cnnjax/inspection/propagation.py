@@ -80,9 +80,7 @@ def propagate(closed: core.ClosedJaxpr, arguments: Sequence[Value], cut_gates: b
         elif name in RULES:
             outputs = RULES[name](eqn, inputs, cut_gates)
         else:
-            raise UserError(
-                f"The field of view is not known: there is no rule for the primitive {name!r}{_place(eqn)}."
-            )
+            refuse(eqn, f"there is no rule for the primitive {name!r}")
         values |= dict(zip(eqn.outvars, outputs))
     return [read(atom) for atom in jaxpr.outvars]
 
