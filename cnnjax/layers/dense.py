@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 Dense = nn.Dense
 
@@ -12,3 +13,8 @@ class Flatten(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0], -1)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Logits leave a network in float32 whatever it computes in (float64 stays): losses are sums of exponentials."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,20 +1,33 @@
 """The architectures, by the names that `--config.model=NAME` takes.
 
-A new one is a file beside this and a line here: its options, a dataclass of knobs with
-`build(num_classes, dtype, remat) -> linen Module`. The Module maps images `[B, *spatial, C]` to float32 logits
-`[B, num_classes]` as `model(x, train=...)`.
+A new family is a file beside this and a line here. It holds `Options`, a dataclass of knobs with
+
+    name                                   under which these options stand in the table
+    build(num_classes, dtype, remat)       -> linen Module
+    narrow()                               -> Options of a small form of the same make, for tests
+    input_shape                            (H, W, C) as published
+
+and the Module, which maps images `[B, *spatial, C]` to float32 logits `[B, num_classes]` as `model(x, train=...)`; in
+training it may give a dict of `logits` and `auxiliary` logits instead.
 """
 
 import copy
 
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
-from cnnjax.models import alexnet, cnn, lenet
+from cnnjax.models import alexnet, cnn, convnext, densenet, efficientnet, googlenet, lenet, mobilenet, resnet, vgg
 
 MODELS = {
-    "alexnet": alexnet.Options(),
     "cnn": cnn.Options(),
     "lenet5": lenet.Options(),
+    "alexnet": alexnet.Options(),
+    **vgg.VARIANTS,
+    **googlenet.VARIANTS,
+    **resnet.VARIANTS,
+    **densenet.VARIANTS,
+    **mobilenet.VARIANTS,
+    **efficientnet.VARIANTS,
+    **convnext.VARIANTS,
 }
 
 

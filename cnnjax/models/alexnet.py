@@ -109,4 +109,4 @@ class AlexNet(nn.Module):
             x = layers.ReLU(name=f"relu{n}")(x)
             x = layers.Dropout(o.dropout, deterministic=not train, name=f"drop{n}")(x)
         x = layers.Dense(self.num_classes, dtype=self.dtype, name="fc8", **weights(o, 0.0))(x)
-        return x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        return layers.at_least_float32(x)

@@ -37,6 +37,13 @@ class Options:
             )
         return CNN(num_classes, dataclasses.asdict(self), dtype, remat)
 
+    def narrow(self) -> "Options":
+        return dataclasses.replace(self, channels=tuple(max(1, n // 8) for n in self.channels), blocks=1, dropout=0.0)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (28, 28, 1)
+
 
 class Block(nn.Module):
     """Convolution, normalisation, activation. `[B, H, W, C]` -> `[B, H/stride, W/stride, features]`."""
@@ -102,6 +109,4 @@ class CNN(nn.Module):
             x = layers.Dropout(o["dropout"], deterministic=not train)(x)
             x = layers.activation(o["activation"])(layers.Dense(features, dtype=self.dtype, name=f"hidden{index}")(x))
         x = layers.Dropout(o["dropout"], deterministic=not train)(x)
-        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(
-            jnp.promote_types(self.dtype, jnp.float32)
-        )
+        return layers.at_least_float32(layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x))

@@ -26,6 +26,13 @@ class Options:
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
         return LeNet5(num_classes, self.activation, self.pooling, dtype)
 
+    def narrow(self) -> "Options":
+        return dataclasses.replace(self)  # it is small enough
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (CANVAS, CANVAS, 1)
+
 
 class LeNet5(nn.Module):
     """C1 S2 C3 S4 C5 F6 and the output layer. Pictures under 32x32 are centred on a field of zeros of that size."""
@@ -52,6 +59,4 @@ class LeNet5(nn.Module):
         x = layers.Flatten()(x)
         for name, features in (("c5", 120), ("f6", 84)):
             x = layers.activation(self.activation)(layers.Dense(features, dtype=self.dtype, name=name)(x))
-        return layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(
-            jnp.promote_types(self.dtype, jnp.float32)
-        )
+        return layers.at_least_float32(layers.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
