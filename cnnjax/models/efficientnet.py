@@ -43,7 +43,8 @@ class Options:
         return EfficientNet(num_classes, dataclasses.replace(self), dtype, remat)
 
     def narrow(self) -> "Options":
-        return dataclasses.replace(self, width=1 / 8, multiple=1, depth=0.0, dropout=0.0, stochastic_depth=0.0)
+        shrunk = dict(width=1 / 8, multiple=1, depth=0.0, input_size=32)
+        return dataclasses.replace(self, dropout=0.0, stochastic_depth=0.0, **shrunk)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
