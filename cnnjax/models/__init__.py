@@ -1,19 +1,31 @@
 """The architectures, by the names that `--config.model=NAME` takes.
 
-A new one is a file beside this and a line here: its options, a dataclass of knobs with
-`build(num_classes, dtype, remat) -> linen Module`. The Module maps images `[B, *spatial, C]` to float32 logits
-`[B, num_classes]` as `model(x, train=...)`.
+A new one is a file beside this and a line here. The file holds a dataclass `Options` and its published values by name,
+`VARIANTS = {name: Options(name, ...)}`. Options have
+
+- `name`, a plain field: the name in this table; then knobs for what an experiment may vary;
+- `build(num_classes, dtype, remat) -> linen Module`, which maps images `[B, H, W, C]` to float32 logits
+  `[B, num_classes]` as `model(x, train=...)`. A network with auxiliary heads gives
+  `dict(logits=..., auxiliary=(...))` while training;
+- `input_shape`, (H, W, C) of the published input;
+- `narrow()`, a copy with an eighth of the channels and one block in each stage, for tests.
+
+What a network needs of its input shows when it is built: a layer that finds no room raises DoesNotFit.
 """
 
 import copy
 
-from cnnjax.errors import UserError
+import jax
+import jax.numpy as jnp
+
+from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.knobs import nearest
-from cnnjax.models import cnn, lenet
+from cnnjax.models import cnn, lenet, resnet
 
 MODELS = {
     "cnn": cnn.Options(),
     "lenet5": lenet.Options(),
+    **resnet.VARIANTS,
 }
 
 
@@ -34,3 +46,29 @@ def name_of(model_options) -> str:
         if type(known) is type(model_options):
             return name
     raise UserError(f"config.model must hold the options of a model ({', '.join(MODELS)}), not {model_options!r}.")
+
+
+def least_size(model, channels: int = 3) -> int:
+    """Pixels: the side of the smallest square picture that a network, given by name or options, takes.
+
+    Nothing is computed; only shapes are followed, at sides up to the published one.
+
+    Raises:
+      UserError: an unknown name, or the network does not even take its published input (DoesNotFit).
+    """
+    chosen = options(model) if isinstance(model, str) else model
+    network = chosen.build(2)
+
+    def build(side: int) -> None:
+        jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, side, side, channels))))
+
+    too_small, fits = 0, chosen.input_shape[0]
+    build(fits)
+    while fits - too_small > 1:
+        side = (too_small + fits) // 2
+        try:
+            build(side)
+            fits = side
+        except DoesNotFit:
+            too_small = side
+    return fits
