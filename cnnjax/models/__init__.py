@@ -20,12 +20,15 @@ import jax.numpy as jnp
 
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.knobs import nearest
-from cnnjax.models import cnn, lenet, resnet
+from cnnjax.models import cnn, convnext, efficientnet, lenet, mobilenet, resnet
 
 MODELS = {
     "cnn": cnn.Options(),
     "lenet5": lenet.Options(),
     **resnet.VARIANTS,
+    **mobilenet.VARIANTS,
+    **efficientnet.VARIANTS,
+    **convnext.VARIANTS,
 }
 
 
