@@ -1,4 +1,10 @@
-"""Every registered network goes through the same tests."""
+"""Every registered network goes through the same tests, in its narrow form; at full size behind `-m slow`.
+
+Networks whose narrow forms are the same (ResNet-18 and -34) share one `Narrow` with its compiled programs.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,65 +12,230 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import layers, models
+from cnnjax import knobs, layers, models, parallel
 from cnnjax.errors import UserError
+from cnnjax.run_directory.checkpoint import Checkpoints
 
 SHAPE = (4, 16, 16, 1)
+SIDE, CLASSES, BATCH = 32, 3, 8  # one example for each of eight devices
+LABELS = jnp.array([0, 1, 2, 0, 1, 2, 0, 1])
+AT_MOST = 150  # steps to learn a batch by heart
+RANDOM = ("dropout", "stochastic_depth")
 
 
-def built(name, **kwargs):
-    model = models.options(name).build(3, **kwargs)
-    images = jax.random.normal(jax.random.key(0), SHAPE)
-    return model, jax.jit(lambda: model.init(jax.random.key(1), images))(), images
+def loss_of(model, variables, images, labels):
+    """(loss, (new statistics, logits)) in training, the mean over this part of a batch; every head counts once."""
+    rngs = dict(dropout=jax.random.key(2))
+    outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+    heads = (outputs["logits"], *outputs["auxiliary"]) if isinstance(outputs, dict) else (outputs,)
+    loss = sum(optax.softmax_cross_entropy_with_integer_labels(head, labels).mean() for head in heads)
+    return loss, (changed, heads[0])
+
+
+def gradients_of(model, variables, images, labels):
+    """((loss, (new statistics, logits)), gradients of the parameters)."""
+    loss = lambda params: loss_of(model, variables | dict(params=params), images, labels)
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+class Narrow:
+    """A network in its narrow form, with nothing left out at random. What takes long is worked out once."""
+
+    def __init__(self, options):
+        self.options = options
+        self.model = options.build(CLASSES)
+        self.least = models.least_size(options)
+        self.side = max(self.least, min(SIDE, options.input_shape[0]))
+        self.images = jax.random.normal(jax.random.key(0), (BATCH, self.side, self.side, 3))
+
+    @functools.cached_property
+    def variables(self):
+        return jax.jit(self.model.init)(jax.random.key(1), self.images)
+
+    @functools.cached_property
+    def step(self):
+        """`step(variables, optimizer state) -> (variables, optimizer state, loss, logits, gradients)`, compiled."""
+
+        @jax.jit
+        def step(variables, state):
+            (loss, (changed, logits)), gradients = gradients_of(self.model, variables, self.images, LABELS)
+            updates, state = self.optimizer.update(gradients, state)
+            params = optax.apply_updates(variables["params"], updates)
+            return variables | changed | dict(params=params), state, loss, logits, gradients
+
+        return step
+
+    optimizer = optax.adam(3e-3)
+
+    @functools.cached_property
+    def first_step(self):
+        """(loss, gradients)"""
+        _, _, loss, _, gradients = self.step(self.variables, self.optimizer.init(self.variables["params"]))
+        return loss, gradients
+
+    @functools.cached_property
+    def correct(self) -> int:
+        """Of the batch, after so many steps as are needed."""
+        variables, state = self.variables, self.optimizer.init(self.variables["params"])
+        for _ in range(AT_MOST):
+            variables, state, _, logits, _ = self.step(variables, state)
+            correct = int((logits.argmax(-1) == LABELS).sum())
+            if correct == BATCH:
+                break
+        return correct
+
+    @functools.cached_property
+    def with_remat(self):
+        """(loss, gradients)"""
+        model = self.options.build(CLASSES, remat=True)
+        (loss, _), gradients = jax.jit(functools.partial(gradients_of, model))(self.variables, self.images, LABELS)
+        return loss, gradients
+
+    @functools.cached_property
+    def in_bfloat16(self):
+        """Logits in evaluation."""
+        return jax.jit(self.options.build(CLASSES, dtype=jnp.bfloat16).apply)(self.variables, self.images)
+
+    @functools.cached_property
+    def on_a_mesh(self):
+        """(loss, norm of the gradient) of `jit` over eight devices, the parameters divided among pairs of them."""
+        layout = parallel.layout(8, fsdp=2)
+        batch = parallel.place(layout, dict(images=self.images, labels=LABELS))
+        program = jax.jit(functools.partial(gradients_of, self.model))
+        (loss, _), gradients = program(parallel.place_state(layout, self.variables), **batch)
+        return loss, optax.tree.norm(gradients)
+
+    @functools.cached_property
+    def with_pmap(self):
+        """(loss, norm of the gradient) of `pmap` over eight devices, with the statistics of the whole batch."""
+
+        def part(variables, images, labels):
+            with layers.batch_axis("data"):
+                (loss, _), gradients = gradients_of(self.model, variables, images, labels)
+            return jax.lax.pmean((loss, gradients), "data")
+
+        split = lambda x: x.reshape(8, 1, *x.shape[1:])
+        program = jax.pmap(part, axis_name="data", in_axes=(None, 0, 0), out_axes=None)
+        loss, gradients = program(self.variables, split(self.images), split(LABELS))
+        return loss, optax.tree.norm(gradients)
+
+    def shapes(self, height, width, train=False, **kwargs):
+        """Shapes of (variables, outputs) on images of a size. Nothing is computed."""
+        model, images = self.options.build(CLASSES, **kwargs), jnp.zeros((2, height, width, 3))
+        rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
+
+        def run():
+            variables = model.init(rngs, images)
+            return variables, model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+
+        return jax.eval_shape(run)
+
+
+@functools.cache
+def _narrow(kind, values):
+    return Narrow(kind(**dict(values)))
+
+
+@pytest.fixture
+def narrow(name):
+    options = models.options(name).narrow()
+    for knob in knobs.walk(options):
+        if knob.name.endswith(RANDOM):
+            knobs.assign(options, knob.name, 0.0)
+    # Under the first name that has these options, so that those of the same values meet in the cache.
+    values = lambda o: {f.name: getattr(o, f.name) for f in dataclasses.fields(o) if f.name != "name"}
+    shared = dict(name=_first_name(type(options), tuple(values(options).items()), name)) | values(options)
+    return _narrow(type(options), tuple(shared.items()))
+
+
+_names: dict = {}
+
+
+def _first_name(kind, values, name):
+    return _names.setdefault((kind, values), name)
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 class TestEveryModel:
-    def test_logits_are_float32_in_either_precision(self, name):
+    def test_its_options_are_valid_and_have_its_name(self, name, narrow):
+        for options in (models.options(name), models.options(name).narrow()):
+            knobs.check(options)
+            assert models.name_of(options) == options.name == name
+        assert models.options(name) == models.MODELS[name] is not models.options(name)
+
+    def test_logits_are_float32_in_either_precision(self, name, narrow):
         for dtype in (jnp.float32, jnp.bfloat16):
-            model, variables, images = built(name, dtype=dtype)
-            logits = model.apply(variables, images)
-            assert logits.shape == (4, 3) and logits.dtype == jnp.float32
-            assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+            variables, logits = narrow.shapes(narrow.side, narrow.side, dtype=dtype)
+            assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
+            assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        assert narrow.in_bfloat16.shape == (BATCH, CLASSES) and bool(jnp.isfinite(narrow.in_bfloat16).all())
 
-    def test_the_gradient_reaches_every_parameter(self, name):
-        model, variables, images = built(name)
+    def test_every_layer_computes_in_the_precision_asked_for(self, name, narrow):
+        model = narrow.options.build(CLASSES, dtype=jnp.bfloat16)
+        apply = lambda v: model.apply(v, narrow.images, mutable=["intermediates"], capture_intermediates=True)[1]
+        outputs = jax.eval_shape(apply, narrow.variables)["intermediates"]
+        outputs.pop("__call__")  # the logits
+        assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("bfloat16")}
 
-        def loss(params):
-            logits, _ = model.apply(variables | dict(params=params), images, train=True, mutable=["batch_stats"])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1, 2, 0])).mean()
+    def test_pictures_of_several_sizes(self, name, narrow):
+        for height, width in ((narrow.least,) * 2, (narrow.least + 5, narrow.least + 11)):
+            for train in (False, True):
+                _, outputs = narrow.shapes(height, width, train=train)
+                assert {leaf.shape for leaf in jax.tree.leaves(outputs)} == {(2, CLASSES)}
 
-        for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
+    def test_too_small_pictures_are_refused(self, name, narrow):
+        if narrow.least > 1:
+            for height, width in ((narrow.least - 1, narrow.least), (narrow.least, narrow.least - 1)):
+                with pytest.raises(UserError, match="[Pp]ictures|too small"):
+                    narrow.shapes(height, width)
+
+    def test_the_gradient_reaches_every_parameter(self, name, narrow):
+        for path, gradient in leaves(narrow.first_step[1]):
             assert float(jnp.abs(gradient).max()) > 0, path
 
-    def test_remat_changes_no_number(self, name):
-        model, variables, images = built(name)
-        again = models.options(name).build(3, remat=True)
-        loss = lambda m: lambda p: m.apply(variables | dict(params=p), images).sum()
-        first, second = (jax.grad(loss(m))(variables["params"]) for m in (model, again))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), first, second)
+    def test_one_batch_is_learnt_by_heart(self, name, narrow):
+        assert narrow.correct == BATCH
 
-    def test_one_batch_is_learnt_by_heart(self, name):
-        model, variables, images = built(name)
-        label, optimizer = jnp.array([0, 1, 2, 0]), optax.adam(3e-3)
+    def test_remat_changes_no_number(self, name, narrow):
+        np.testing.assert_allclose(narrow.with_remat[0], narrow.first_step[0], rtol=1e-5)
+        for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(narrow.with_remat[1]), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
 
-        @jax.jit
-        def step(variables, state):
-            def loss(params):
-                logits, changed = model.apply(
-                    variables | dict(params=params), images, train=True, mutable=["batch_stats"]
-                )
-                return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), changed
+    @pytest.mark.parametrize("layout", ["on_a_mesh", "with_pmap"])
+    def test_eight_devices_give_the_loss_and_gradient_of_one(self, name, narrow, layout):
+        loss, gradients = narrow.first_step
+        there = getattr(narrow, layout)
+        np.testing.assert_allclose(there, (loss, optax.tree.norm(gradients)), rtol=1e-3)
 
-            gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradient, state)
-            return dict(changed, params=optax.apply_updates(variables["params"], updates)), state
+    def test_saved_and_restored_to_the_bit(self, name, narrow, tmp_path):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, narrow.variables, dict(step=jnp.int32(1)), {})
+            checkpoints.poll(wait=True)
+            restored = checkpoints.restore_model(checkpoints.chosen("last"))
+        for (path, a), (other, b) in zip(leaves(narrow.variables), leaves(restored), strict=True):
+            assert path == other
+            np.testing.assert_array_equal(a, b)
 
-        state = optimizer.init(variables["params"])
-        for _ in range(40):
-            variables, state = step(variables, state)
-        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        assert (logits.argmax(-1) == label).all()
+    @pytest.mark.slow
+    def test_a_step_at_full_size_is_finite(self, name):
+        options = models.options(name)
+        model, images = options.build(1000), jax.random.normal(jax.random.key(0), (2, *options.input_shape))
+        variables = jax.jit(model.init)(jax.random.key(1), images)
+        assert jax.jit(model.apply)(variables, images).shape == (2, 1000)
+        program = jax.jit(functools.partial(gradients_of, model))
+        (loss, _), gradients = program(variables, images, jnp.array([1, 2]))
+        assert np.isfinite(loss) and np.isfinite(optax.tree.norm(gradients))
+        jax.clear_caches()
+
+
+@pytest.mark.parametrize("name, side", [("cnn", 4), ("lenet5", 1), ("resnet50", 1), ("convnext_tiny", 32)])
+def test_the_least_size_of_published_networks(name, side):
+    """Three halvings leave 4 pixels one; padding lets a ResNet end on one; ConvNeXt divides by 4, 2, 2 and 2."""
+    assert models.least_size(name) == models.least_size(models.options(name).narrow(), channels=1) == side
 
 
 def test_lenet5_has_the_usual_parameters():
