@@ -7,6 +7,7 @@ from cnnjax.layers.activation import ACTIVATIONS, GELU, ReLU, ReLU6, Sigmoid, Si
 from cnnjax.layers.convolution import PADDING_MODES, Conv, ConvTranspose, InterpolateConv, LocallyConnected, he_normal
 from cnnjax.layers.dense import Dense, Flatten, at_least_float32
 from cnnjax.layers.dropout import Dropout, StochasticDepth
+from cnnjax.layers.layer_scale import LayerScale
 from cnnjax.layers.normalization import (
     GROUP_SIZE,
     NORMALIZATIONS,

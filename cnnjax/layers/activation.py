@@ -65,7 +65,7 @@ class SiLU(nn.Module):
 ACTIVATIONS = dict(relu=ReLU, relu6=ReLU6, sigmoid=Sigmoid, tanh=Tanh, gelu=GELU, silu=SiLU)
 
 
-def activation(name: str, **kwargs) -> nn.Module:
+def activation(name: str, /, **kwargs) -> nn.Module:
     """The activation of a name. Raises ValueError for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"There is no activation {name!r}.{nearest(name, ACTIVATIONS)}")

@@ -88,6 +88,6 @@ class GlobalMaxPool(nn.Module):
 POOLINGS = dict(max=MaxPool, average=AveragePool)
 
 
-def pooling(name: str, window: Sequence[int], **kwargs) -> nn.Module:
+def pooling(name: str, /, window: Sequence[int], **kwargs) -> nn.Module:
     """Pooling of a name, 'max' or 'average'."""
     return POOLINGS[name](window=window, **kwargs)

@@ -1,26 +1,29 @@
 """The architectures, by the names that `--config.model=NAME` takes.
 
-A new family is a file beside this and a line here. It holds `Options`, a dataclass of knobs with
+A new one is a file beside this and a line here. The file holds a dataclass `Options` and its published values by name,
+`VARIANTS = {name: Options(name, ...)}`. Options have
 
-    name                                   under which these options stand in the table
-    build(num_classes, dtype, remat)       -> linen Module
-    narrow()                               -> Options of a small form of the same make, for tests
-    input_shape                            (H, W, C) as published
+- `name`, a plain field: the name in this table; then knobs for what an experiment may vary;
+- `build(num_classes, dtype, remat) -> linen Module`, which maps images `[B, H, W, C]` to float32 logits
+  `[B, num_classes]` as `model(x, train=...)`. A network with auxiliary heads gives
+  `dict(logits=..., auxiliary=(...))` while training;
+- `input_shape`, (H, W, C) of the published input;
+- `narrow()`, a copy with an eighth of the channels and one block in each stage, for tests.
 
-and the Module, which maps images `[B, *spatial, C]` to float32 logits `[B, num_classes]` as `model(x, train=...)`; in
-training it may give a dict of `logits` and `auxiliary` logits instead.
+What a network needs of its input shows when it is built: a layer that finds no room raises DoesNotFit.
 """
 
 import copy
 
 from cnnjax.errors import UserError
+from cnnjax.inspection import findings
 from cnnjax.knobs import nearest
 from cnnjax.models import alexnet, cnn, convnext, densenet, efficientnet, googlenet, lenet, mobilenet, resnet, vgg
 
 MODELS = {
     "cnn": cnn.Options(),
     "lenet5": lenet.Options(),
-    "alexnet": alexnet.Options(),
+    **alexnet.VARIANTS,
     **vgg.VARIANTS,
     **googlenet.VARIANTS,
     **resnet.VARIANTS,
@@ -48,3 +51,12 @@ def name_of(model_options) -> str:
         if type(known) is type(model_options):
             return name
     raise UserError(f"config.model must hold the options of a model ({', '.join(MODELS)}), not {model_options!r}.")
+
+
+def least_size(model, channels: int = 3) -> int:
+    """Pixels: the side of the smallest square picture that a network, given by name or options, takes.
+
+    Nothing is computed, only shapes are followed. Raises UserError for an unknown name.
+    """
+    chosen = options(model) if isinstance(model, str) else model
+    return findings.least_size(chosen.build(2), (1, *chosen.input_shape[:-1], channels), train=True)

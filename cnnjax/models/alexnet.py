@@ -72,6 +72,9 @@ def weights(options: Options, bias: float) -> dict:
     return dict(kernel_init=nn.initializers.normal(options.init_std), bias_init=nn.initializers.constant(bias))
 
 
+VARIANTS = {"alexnet": Options()}
+
+
 class AlexNet(nn.Module):
     """conv1 ... conv5, fc6, fc7, fc8. Any input of at least 67x67; fc6 takes its width from it."""
 

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
+from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.knobs import knob
 
 
 @dataclasses.dataclass(slots=True)
 class Options:
+    name: str = "cnn"
     channels: tuple[int, ...] = knob((32, 64, 128), "channels of each stage", low=1)
     blocks: int = knob(2, "convolutions in each stage", low=1)
     kernel_size: int = knob(3, "pixels: side of each convolution", low=1, high=63)
@@ -30,19 +31,19 @@ class Options:
     )
     dropout: float = knob(0.0, "probability, before each dense layer", low=0, below=1)
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (28, 28, 1)
+
+    def narrow(self) -> "Options":
+        return dataclasses.replace(self, channels=tuple(max(1, n // 8) for n in self.channels), blocks=1)
+
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
         if self.normalization == "group" and any(n % layers.GROUP_SIZE for n in self.channels):
             raise UserError(
                 f"config.model.channels={self.channels} must be multiples of {layers.GROUP_SIZE} for normalization=group."
             )
-        return CNN(num_classes, dataclasses.asdict(self), dtype, remat)
-
-    def narrow(self) -> "Options":
-        return dataclasses.replace(self, channels=tuple(max(1, n // 8) for n in self.channels), blocks=1, dropout=0.0)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (28, 28, 1)
+        return CNN(num_classes, {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}, dtype, remat)
 
 
 class Block(nn.Module):
@@ -83,7 +84,7 @@ class CNN(nn.Module):
         o = self.options
         smallest = 2 ** (len(o["channels"]) - 1)
         if min(x.shape[1:3]) < smallest:
-            raise UserError(
+            raise DoesNotFit(
                 f"A cnn of {len(o['channels'])} stages needs pictures of at least {smallest}x{smallest}, "
                 f"not {x.shape[1]}x{x.shape[2]}: give config.model.channels fewer stages."
             )

@@ -1,7 +1,10 @@
-"""EfficientNet (Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks", table 1).
+"""EfficientNet (Tan & Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks"): B0 of table
+1, and B1 to B7, which multiply its width, depth and input (section 3.3; the multipliers are those of the authors' code).
 
-B0, with 1,000 classes 5,288,548 parameters, and B1 to B7, the same scaled in width, depth and input. Padding is
-symmetric, where the authors' code pads strided convolutions below and on the right.
+Parameters with 1,000 classes: 5,288,548 / 7,794,184 / 9,109,994 / 12,233,232 / 19,341,616 / 30,389,784 / 43,040,704 /
+66,347,960. Padding is symmetric, where the authors' is TensorFlow's 'SAME'. Branches are left out while training with a
+probability that rises linearly with depth (Huang et al. 2016) from 0 to 0.2. Convolutions begin as N(0, 2 / fan out),
+the last layer uniformly within 1 / sqrt(num_classes), as in the authors' code.
 """
 
 import dataclasses
@@ -13,141 +16,112 @@ import jax.numpy as jnp
 
 from cnnjax import layers
 from cnnjax.knobs import knob
-from cnnjax.models.mobilenet import rounded
+from cnnjax.models.mobilenet import InvertedResidual, channels, conv_norm
 
-# Expansion, channels, blocks, stride of the first, kernel.
+# Table 1: (expansion, side of the depthwise convolution, stride of the first block, channels, blocks) of each stage.
 STAGES = (
-    (1, 16, 1, 1, 3),
-    (6, 24, 2, 2, 3),
-    (6, 40, 2, 2, 5),
-    (6, 80, 3, 2, 3),
-    (6, 112, 3, 1, 5),
-    (6, 192, 4, 2, 5),
-    (6, 320, 1, 1, 3),
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
 )
-
-
-@dataclasses.dataclass(slots=True, unsafe_hash=True)
-class Options:
-    name: str = "efficientnet_b0"
-    width: float = knob(1.0, "times B0's channels, in multiples of `multiple`", above=0)
-    multiple: int = knob(8, "channels come in multiples of this", low=1)
-    depth: float = knob(1.0, "times B0's blocks in each stage, rounded up; 0: one each", low=0)
-    input_size: int = knob(224, "pixels: the side that the paper trains it on; any other can be fed", low=1)
-    dropout: float = knob(0.2, "probability, before the last layer", low=0, below=1)
-    stochastic_depth: float = knob(
-        0.2, "probability of leaving out the last residual branch, rising from 0", low=0, below=1
-    )
-
-    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
-        return EfficientNet(num_classes, dataclasses.replace(self), dtype, remat)
-
-    def narrow(self) -> "Options":
-        shrunk = dict(width=1 / 8, multiple=1, depth=0.0, input_size=32)
-        return dataclasses.replace(self, dropout=0.0, stochastic_depth=0.0, **shrunk)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (self.input_size, self.input_size, 3)
-
-
-# Width, depth, input and dropout of each, from the authors' code.
-VARIANTS = {
-    f"efficientnet_b{n}": Options(f"efficientnet_b{n}", width, 8, depth, size, dropout)
-    for n, (width, depth, size, dropout) in enumerate(
-        [
-            (1.0, 1.0, 224, 0.2),
-            (1.0, 1.1, 240, 0.2),
-            (1.1, 1.2, 260, 0.3),
-            (1.2, 1.4, 300, 0.3),
-            (1.4, 1.8, 380, 0.4),
-            (1.6, 2.2, 456, 0.4),
-            (1.8, 2.6, 528, 0.5),
-            (2.0, 3.1, 600, 0.5),
-        ]
-    )
+STEM, HEAD = 32, 1280  # channels
+# (width, depth, side of the input, dropout)
+SCALES = {
+    "efficientnet_b0": (1.0, 1.0, 224, 0.2),
+    "efficientnet_b1": (1.0, 1.1, 240, 0.2),
+    "efficientnet_b2": (1.1, 1.2, 260, 0.3),
+    "efficientnet_b3": (1.2, 1.4, 300, 0.3),
+    "efficientnet_b4": (1.4, 1.8, 380, 0.4),
+    "efficientnet_b5": (1.6, 2.2, 456, 0.4),
+    "efficientnet_b6": (1.8, 2.6, 528, 0.5),
+    "efficientnet_b7": (2.0, 3.1, 600, 0.5),
 }
 
 
-class ConvNorm(nn.Module):
-    """Convolution, BatchNorm with the authors' constants, and SiLU unless it is linear."""
+@dataclasses.dataclass(slots=True)
+class Options:
+    name: str = "efficientnet_b0"
+    width: float = knob(1.0, "multiplies the channels, which stay multiples of 8", above=0)
+    depth: float = knob(1.0, "multiplies the blocks of each stage, rounded up", above=0)
+    dropout: float = knob(0.2, "probability, before the last layer", low=0, below=1)
+    stochastic_depth: float = knob(0.2, "probability that the last residual branch is left out", low=0, below=1)
+    squeeze: float = knob(
+        0.25, "channels that squeeze-and-excite goes through, as a part of a block's input; 0: none", low=0
+    )
+    norm_momentum: float = knob(0.99, "of BatchNorm's running statistics", low=0, below=1)
 
-    features: int
-    kernel: int
-    train: bool
-    dtype: jnp.dtype
-    stride: int = 1
-    groups: int = 1
-    linear: bool = False
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        side = SCALES[self.name][2]
+        return (side, side, 3)
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = layers.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2,
-            feature_group_count=self.groups,
-            use_bias=False,
-            kernel_init=layers.he_normal(),
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        norm = layers.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype, name="norm")
-        x = norm(x, use_running_average=not self.train)
-        return x if self.linear else layers.SiLU(name="silu")(x)
+    def narrow(self) -> "Options":
+        return dataclasses.replace(self, width=1 / 8, depth=1 / 4)
 
-
-class MBConv(nn.Module):
-    """Inverted residual with squeeze-and-excite. `[B, H, W, C]` -> `[B, H / stride, W / stride, features]`."""
-
-    expansion: int
-    features: int
-    kernel: int
-    stride: int
-    drop: float
-    train: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        conv = lambda n, kernel, name, **kwargs: ConvNorm(n, kernel, self.train, self.dtype, name=name, **kwargs)
-        y, inner = x, x.shape[-1] * self.expansion
-        if self.expansion > 1:
-            y = conv(inner, 1, "expand")(y)
-        y = conv(inner, self.kernel, "depthwise", stride=self.stride, groups=inner)(y)
-        y = layers.SqueezeExcite(max(1, x.shape[-1] // 4), nn.silu, dtype=self.dtype, name="excite")(y)
-        y = conv(self.features, 1, "project", linear=True)(y)
-        if x.shape != y.shape:
-            return y
-        return x + layers.StochasticDepth(self.drop, name="drop")(y, deterministic=not self.train)
+    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        return EfficientNet(
+            num_classes,
+            self.width,
+            self.depth,
+            self.dropout,
+            self.stochastic_depth,
+            self.squeeze,
+            self.norm_momentum,
+            dtype,
+            remat,
+        )
 
 
 class EfficientNet(nn.Module):
-    """Stem, seven stages, a 1x1 convolution, and a linear layer on the mean over positions."""
+    """The network of `Options`."""
 
     num_classes: int
-    options: Options
+    width: float
+    depth: float
+    dropout: float
+    stochastic_depth: float
+    squeeze: float
+    norm_momentum: float
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[B, H, W, C]` -> logits `[B, num_classes]` float32."""
-        o = self.options
-        block = nn.remat(MBConv) if self.remat else MBConv
-        channels = lambda n: rounded(n * o.width, o.multiple)
-        sizes = [max(1, math.ceil(size * o.depth)) for _, _, size, _, _ in STAGES]
-        x = ConvNorm(channels(32), 3, train, self.dtype, stride=2, name="conv1")(x.astype(self.dtype))
-        number = 0
-        for stage, ((expansion, features, _, first, kernel), size) in enumerate(zip(STAGES, sizes), 1):
-            for index in range(size):
-                drop = o.stochastic_depth * number / sum(sizes)
-                stride = first if index == 0 else 1
-                name = f"stage{stage}_block{index + 1}"
-                x = block(expansion, channels(features), kernel, stride, drop, train, self.dtype, name=name)(x)
-                number += 1
-        x = ConvNorm(channels(1280), 1, train, self.dtype, name="conv2")(x)
-        x = layers.GlobalAveragePool(name="mean")(x)
-        x = layers.Dropout(o.dropout, deterministic=not train, name="drop")(x)
-        return layers.at_least_float32(layers.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+        normalization = dict(momentum=self.norm_momentum, epsilon=1e-3)
+        wide = lambda published: channels(published * self.width)
+        conv = lambda name, x, features, side, **kwargs: layers.SiLU(name=f"{name}_activation")(
+            conv_norm(name, x, features, side, train, self.dtype, normalization, **kwargs)
+        )
+        block = nn.remat(InvertedResidual) if self.remat else InvertedResidual
+        repeats = [math.ceil(self.depth * stage[-1]) for stage in STAGES]
+        x, done = conv("conv1", x.astype(self.dtype), wide(STEM), 3, strides=(2, 2)), 0
+        for stage, ((expansion, side, stride, published, _), blocks) in enumerate(zip(STAGES, repeats), 1):
+            for index in range(blocks):
+                x = block(
+                    wide(published),
+                    side=side,
+                    stride=1 if index else stride,
+                    expansion=expansion,
+                    activation="silu",
+                    squeeze=max(1, int(x.shape[-1] * self.squeeze)) if self.squeeze else 0,
+                    drop_rate=self.stochastic_depth * done / sum(repeats),
+                    normalization=normalization,
+                    train=train,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{index + 1}",
+                )(x)
+                done += 1
+        x = conv("conv2", x, wide(HEAD), 1)
+        x = layers.GlobalAveragePool(name="pool_last")(x)
+        x = layers.Dropout(self.dropout, deterministic=not train)(x)
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+        x = layers.Dense(self.num_classes, kernel_init=uniform, dtype=self.dtype, name="fc")(x)
+        return layers.at_least_float32(x)
+
+
+VARIANTS = {name: Options(name, width, depth, dropout) for name, (width, depth, _, dropout) in SCALES.items()}

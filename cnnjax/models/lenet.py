@@ -20,18 +20,20 @@ CANVAS = 32  # pixels: the paper centres smaller pictures on a field of this sid
 
 @dataclasses.dataclass(slots=True)
 class Options:
+    name: str = "lenet5"
     activation: str = knob("tanh", "non-linearity; the paper: tanh", choices=tuple(layers.ACTIVATIONS))
     pooling: str = knob("average", "2x2 pooling; the paper: average", choices=tuple(layers.POOLINGS))
-
-    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
-        return LeNet5(num_classes, self.activation, self.pooling, dtype)
-
-    def narrow(self) -> "Options":
-        return dataclasses.replace(self)  # it is small enough
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         return (CANVAS, CANVAS, 1)
+
+    def narrow(self) -> "Options":
+        """It is narrow as it is."""
+        return dataclasses.replace(self)
+
+    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        return LeNet5(num_classes, self.activation, self.pooling, dtype)
 
 
 class LeNet5(nn.Module):

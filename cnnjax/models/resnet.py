@@ -1,13 +1,20 @@
-"""Residual networks.
+"""Residual networks: one network, whose knobs make the published ones.
 
-- ResNet-18/34/50/101/152 (He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", table 1). Version 1
-  has the stride of a bottleneck in its first 1x1 convolution, as in the paper; 1.5, the default and usual today, in the
-  3x3 (Goyal et al. 2017). 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808 parameters.
-- Version 2 (He et al. 2016, "Identity mappings in deep residual networks"): normalisation and ReLU before convolutions.
-- ResNeXt (Xie et al. 2017): grouped 3x3 convolutions; 50 32x4d has 25,028,904, 101 32x8d 88,791,336 parameters.
-- Wide ResNet (Zagoruyko & Komodakis 2016): wider 3x3 convolutions; 50-2 has 68,883,240, 101-2 126,886,696 parameters.
-- For 32x32 pictures: ResNet-20 and -56 (He et al. 2015, section 4.2, with shortcuts without parameters, "option A";
-  269,722 and 853,018 with 10 classes) and WRN-28-10 (version 2; 36,479,194).
+- resnet18 ... resnet152: He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", table 1. The stride
+  of a bottleneck is in its 3x3 convolution ("v1.5", as in Goyal et al. 2017); stride_in=1x1 is the paper's own place.
+  11,689,512 / 21,797,672 / 25,557,032 / 44,549,160 / 60,192,808 parameters for 18 / 34 / 50 / 101 / 152 layers.
+- resnet18v2 ... resnet152v2: He et al. 2016, "Identity mappings in deep residual networks": normalisation and ReLU
+  stand before each convolution, and nothing on the shortcut (figure 1b; the ends of the network as in its appendix).
+- wide_resnet50_2, wide_resnet101_2: Zagoruyko & Komodakis 2016, "Wide residual networks", table 8: the 3x3
+  convolutions of the bottlenecks are twice as wide. 68,883,240 and 126,886,696 parameters.
+- resnext50_32x4d, resnext101_32x8d: Xie et al. 2017, "Aggregated residual transformations for deep neural networks",
+  form (c) of figure 3, a grouped 3x3 convolution. 25,028,904 and 88,791,336 parameters.
+- resnet20_cifar, resnet56_cifar: He et al. 2015, section 4.2, with parameter-free shortcuts (option A). 269,722 and
+  853,018 parameters with ten classes.
+- wrn28_10: Zagoruyko & Komodakis 2016, table 1, with pre-activation. 36,479,194 parameters with ten classes.
+
+Convolutions begin as in He et al. 2015, "Delving deep into rectifiers" (fan out); the last layer from N(0, 0.01) as in
+Goyal et al. 2017, "Accurate, large minibatch SGD", 5.1.
 """
 
 import dataclasses
@@ -20,134 +27,121 @@ from cnnjax import layers
 from cnnjax.errors import UserError
 from cnnjax.knobs import knob
 
+EXPANSION = dict(basic=1, bottleneck=4)  # channels that a block puts out, as a multiple of its stage's width
+CIFAR = "3x3"
 
-@dataclasses.dataclass(slots=True, unsafe_hash=True)
+
+@dataclasses.dataclass(slots=True)
 class Options:
     name: str = "resnet50"
-    stage_sizes: tuple[int, ...] = knob((3, 4, 6, 3), "blocks of each stage", low=1)
-    block: str = knob("bottleneck", "two 3x3 convolutions, or 1x1, 3x3, 1x1", choices=("basic", "bottleneck"))
-    version: str = knob(
-        "1.5", "stride of a bottleneck in its 1x1 (1) or 3x3 (1.5); 2: normalise first", choices=("1", "1.5", "2")
-    )
+    blocks: tuple[int, ...] = knob((3, 4, 6, 3), "residual blocks of each stage", low=1)
+    block: str = knob("bottleneck", "3x3 3x3 (basic), or 1x1 3x3 1x1 (bottleneck)", choices=tuple(EXPANSION))
     width: int = knob(
-        64, "channels of the first stage (of its 3x3 convolutions); each later one has twice as many", low=1
+        64, "channels of the first stage, doubled in each further one; a bottleneck puts out four times as many", low=1
     )
-    inner_width: float = knob(1.0, "bottleneck: times that, in the 3x3 convolution (WRN-50-2: 2)", above=0)
-    groups: int = knob(1, "bottleneck: of the 3x3 convolution (ResNeXt: 32)", low=1)
-    stem: str = knob("imagenet", "7x7 at stride 2 and pooling, or cifar: 3x3", choices=("imagenet", "cifar"))
+    widening: float = knob(1.0, "channels inside a bottleneck, as a multiple of its stage's width", above=0)
+    groups: int = knob(1, "of the 3x3 convolution of a bottleneck; ResNeXt: 32", low=1)
+    stem: str = knob("7x7", "7x7 of stride 2 and max pooling, or 3x3 for small pictures", choices=("7x7", CIFAR))
     stem_width: int = knob(64, "channels of the first convolution", low=1)
+    pre_activation: bool = knob(False, "normalisation and ReLU before each convolution instead of after it (v2)")
+    stride_in: str = knob("3x3", "the convolution of a bottleneck that has its stride", choices=("3x3", "1x1"))
     shortcut: str = knob(
-        "projection", "where the shape changes: 1x1 convolution, or every second position and zeros (option A)",
-        choices=("projection", "pad"),
-    )  # fmt: skip
-    zero_init: bool = knob(False, "blocks start as identities: the last scale of each is 0 (Goyal et al. 2017)")
-
-    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
-        inner = round(self.width * self.inner_width)
-        if self.block == "bottleneck" and inner % self.groups:
-            raise UserError(
-                f"config.model.groups={self.groups} does not divide the {inner} channels of the first stage."
-            )
-        return ResNet(num_classes, dataclasses.replace(self), dtype, remat)
-
-    def narrow(self) -> "Options":
-        shrunk = dict(width=max(2, self.width // 8), stem_width=max(2, self.stem_width // 8))
-        return dataclasses.replace(
-            self, stage_sizes=(1,) * len(self.stage_sizes), groups=max(1, self.groups // 8), **shrunk
-        )
+        "projection",
+        "where shapes change: 1x1 convolution (option B), or every other pixel and channels of zeros (option A)",
+        choices=("projection", "padding"),
+    )
+    zero_init_residual: bool = knob(False, "residual branches begin as zeros, by their last scales (v2: last kernels)")
+    dropout: float = knob(0.0, "probability, before the last convolution of each block", low=0, below=1)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        return (224, 224, 3) if self.stem == "imagenet" else (32, 32, 3)
+        return (32, 32, 3) if self.stem == CIFAR else (224, 224, 3)
 
+    def narrow(self) -> "Options":
+        return dataclasses.replace(
+            self,
+            blocks=(1,) * len(self.blocks),
+            width=max(4, self.width // 8),
+            stem_width=max(4, self.stem_width // 8),
+            groups=max(1, self.groups // 8),
+        )
 
-SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_kind = lambda depth: "basic" if depth < 50 else "bottleneck"
-_cifar = dict(block="basic", stem="cifar", stem_width=16)
-VARIANTS = {
-    options.name: options
-    for options in (
-        *(Options(f"resnet{depth}", sizes, _kind(depth)) for depth, sizes in SIZES.items()),
-        *(Options(f"resnet{depth}v2", sizes, _kind(depth), version="2") for depth, sizes in SIZES.items()),
-        Options("wide_resnet50_2", SIZES[50], inner_width=2.0),
-        Options("wide_resnet101_2", SIZES[101], inner_width=2.0),
-        Options("resnext50_32x4d", SIZES[50], inner_width=2.0, groups=32),
-        Options("resnext101_32x8d", SIZES[101], inner_width=4.0, groups=32),
-        Options("resnet20_cifar", (3, 3, 3), width=16, shortcut="pad", **_cifar),
-        Options("resnet56_cifar", (9, 9, 9), width=16, shortcut="pad", **_cifar),
-        Options("wrn28_10_cifar", (4, 4, 4), width=160, version="2", **_cifar),
-    )
-}
+    def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        if self.block == "bottleneck" and round(self.width * self.widening) % self.groups:
+            raise UserError(
+                f"config.model.groups={self.groups} does not divide the {round(self.width * self.widening)} channels "
+                "inside the first stage's bottlenecks (config.model.width times config.model.widening)."
+            )
+        return ResNet(num_classes, {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}, dtype, remat)
 
 
 class Block(nn.Module):
-    """x plus two or three convolutions of it. `[B, H, W, C]` -> `[B, H / stride, W / stride, features]`."""
+    """A residual block. `[B, H, W, C]` -> `[B, H/stride, W/stride, features]`, halves rounded up."""
 
-    width: int
-    features: int
-    stride: int
-    options: Options
+    convolutions: tuple[tuple[int, int, int, int], ...]  # (features, side, stride, groups) of each
+    pre_activation: bool
+    activated: bool  # the input comes normalised and activated: the first block of a pre-activation network
+    shortcut: str
+    zero_init_residual: bool
+    dropout: float
     train: bool
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        o = self.options
-        shortcut, before = x, o.version == "2"
-        if before:
-            x = self.activated(x, 1)
-            shortcut = x if self.changes(shortcut) and o.shortcut == "projection" else shortcut
-        if self.changes(shortcut):
-            shortcut = self.projected(shortcut) if o.shortcut == "projection" else self.padded(shortcut)
-        convolutions = self.convolutions()
-        for n, (features, kernel, stride, groups) in enumerate(convolutions, 1):
-            if before and n > 1:
-                x = self.activated(x, n)
-            x = self.convolution(features, kernel, stride, groups, f"conv{n}")(x)
-            if not before and n < len(convolutions):
-                x = self.activated(x, n)
-        if before:
-            return x + shortcut
-        last = nn.initializers.zeros if o.zero_init else nn.initializers.ones
-        return layers.ReLU(name="relu")(self.normalized(x, f"norm{len(convolutions)}", last) + shortcut)
+        last = len(self.convolutions)
+        y = x
+        for index, (features, side, stride, groups) in enumerate(self.convolutions, 1):
+            if self.pre_activation and not (index == 1 and self.activated):
+                y = layers.ReLU(name=f"relu{index}")(self.norm(f"norm{index}", y))
+            if index == 1:
+                shortcut = self.shortened(x, y)
+            if index == last:
+                y = layers.Dropout(self.dropout, deterministic=not self.train)(y)
+            zero = self.zero_init_residual and index == last
+            y = self.conv(f"conv{index}", y, features, side, stride, groups, zero and self.pre_activation)
+            if not self.pre_activation:
+                y = self.norm(f"norm{index}", y, zero)
+                if index < last:
+                    y = layers.ReLU(name=f"relu{index}")(y)
+        y = y + shortcut
+        return y if self.pre_activation else layers.ReLU(name=f"relu{last}")(y)
 
-    def convolutions(self) -> list[tuple[int, int, int, int]]:
-        """(features, kernel, stride, groups) of each."""
-        if self.options.block == "basic":
-            return [(self.width, 3, self.stride, 1), (self.width, 3, 1, 1)]
-        first, second = (self.stride, 1) if self.options.version == "1" else (1, self.stride)
-        inner = round(self.width * self.options.inner_width)
-        return [(inner, 1, first, 1), (inner, 3, second, self.options.groups), (self.features, 1, 1, 1)]
+    def conv(self, name: str, x: jax.Array, features: int, side: int, stride: int, groups: int = 1, zero: bool = False):
+        return layers.Conv(
+            features,
+            (side, side),
+            strides=(stride, stride),
+            padding=side // 2,
+            feature_group_count=groups,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros if zero else layers.he_normal(),
+            dtype=self.dtype,
+            name=name,
+        )(x)
 
-    def convolution(self, features: int, kernel: int, stride: int, groups: int, name: str) -> nn.Module:
-        return layers.Conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, feature_group_count=groups,
-                           use_bias=False, kernel_init=layers.he_normal(), dtype=self.dtype, name=name)  # fmt: skip
+    def norm(self, name: str, x: jax.Array, zero: bool = False) -> jax.Array:
+        scale = nn.initializers.zeros if zero else nn.initializers.ones
+        return layers.BatchNorm(scale_init=scale, dtype=self.dtype, name=name)(x, use_running_average=not self.train)
 
-    def normalized(self, x: jax.Array, name: str, scale_init=nn.initializers.ones) -> jax.Array:
-        return layers.BatchNorm(dtype=self.dtype, scale_init=scale_init, name=name)(
-            x, use_running_average=not self.train
-        )
-
-    def activated(self, x: jax.Array, n: int) -> jax.Array:
-        return layers.ReLU(name=f"relu{n}")(self.normalized(x, f"norm{n}"))
-
-    def changes(self, x: jax.Array) -> bool:
-        return self.stride > 1 or x.shape[-1] != self.features
-
-    def projected(self, x: jax.Array) -> jax.Array:
-        x = self.convolution(self.features, 1, self.stride, 1, "shortcut")(x)
-        return x if self.options.version == "2" else self.normalized(x, "shortcut_norm")
-
-    def padded(self, x: jax.Array) -> jax.Array:
-        more = self.features - x.shape[-1]
-        return jnp.pad(x[:, :: self.stride, :: self.stride], [(0, 0)] * 3 + [(more // 2, more - more // 2)])
+    def shortened(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+        """The shortcut: x itself, or brought to the block's output shape. Projections of v2 see the activated input."""
+        features, stride = self.convolutions[-1][0], max(c[2] for c in self.convolutions)
+        if x.shape[-1] == features and stride == 1:
+            return x
+        if self.shortcut == "padding":
+            x = layers.AveragePool((1, 1), (stride, stride), name="shortcut")(x)
+            missing = features - x.shape[-1]
+            return jnp.pad(x, [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
+        x = self.conv("shortcut", activated, features, 1, stride)
+        return x if self.pre_activation else self.norm("shortcut_norm", x)
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks, and a linear layer on the mean over positions."""
+    """The network of `Options`, held as a dict."""
 
     num_classes: int
-    options: Options
+    options: dict
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -155,21 +149,77 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[B, H, W, C]` -> logits `[B, num_classes]` float32."""
         o = self.options
-        large, block = o.stem == "imagenet", nn.remat(Block) if self.remat else Block
-        norm = lambda x: layers.BatchNorm(dtype=self.dtype, name="norm1")(x, use_running_average=not train)
-        x = layers.Conv(o.stem_width, (7, 7) if large else (3, 3), strides=2 if large else 1, padding=3 if large else 1,
-                        use_bias=False, kernel_init=layers.he_normal(), dtype=self.dtype, name="conv1")(x.astype(self.dtype))  # fmt: skip
-        if o.version != "2":
-            x = layers.ReLU(name="relu1")(norm(x))
-        if large:
+        norm = lambda name, x: layers.BatchNorm(dtype=self.dtype, name=name)(x, use_running_average=not train)
+        side, stride = (3, 1) if o["stem"] == CIFAR else (7, 2)
+        x = layers.Conv(
+            o["stem_width"],
+            (side, side),
+            strides=(stride, stride),
+            padding=side // 2,
+            use_bias=False,
+            kernel_init=layers.he_normal(),
+            dtype=self.dtype,
+            name="conv1",
+        )(x.astype(self.dtype))
+        x = layers.ReLU(name="relu1")(norm("norm1", x))
+        if o["stem"] != CIFAR:
             x = layers.MaxPool((3, 3), (2, 2), padding=1, name="pool1")(x)
-        for stage, size in enumerate(o.stage_sizes):
-            width = o.width * 2**stage
-            features = width * (4 if o.block == "bottleneck" else 1)
-            for index in range(size):
-                stride = 2 if stage and index == 0 else 1
-                x = block(width, features, stride, o, train, self.dtype, name=f"stage{stage + 1}_block{index + 1}")(x)
-        if o.version == "2":
-            x = layers.ReLU(name="relu1")(norm(x))
-        x = layers.GlobalAveragePool(name="mean")(x)
-        return layers.at_least_float32(layers.Dense(self.num_classes, dtype=self.dtype, name="fc")(x))
+
+        block = nn.remat(Block) if self.remat else Block
+        for stage, blocks in enumerate(o["blocks"]):
+            for index in range(blocks):
+                x = block(
+                    self.convolutions(o["width"] * 2**stage, 2 if stage and index == 0 else 1),
+                    o["pre_activation"],
+                    activated=stage == index == 0,
+                    shortcut=o["shortcut"],
+                    zero_init_residual=o["zero_init_residual"],
+                    dropout=o["dropout"],
+                    train=train,
+                    dtype=self.dtype,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x)
+        if o["pre_activation"]:
+            x = layers.ReLU(name="relu_last")(norm("norm_last", x))
+        x = layers.GlobalAveragePool(name="pool_last")(x)
+        x = layers.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype, name="fc")(x)
+        return layers.at_least_float32(x)
+
+    def convolutions(self, width: int, stride: int) -> tuple[tuple[int, int, int, int], ...]:
+        """(features, side, stride, groups) of the convolutions of a block."""
+        if self.options["block"] == "basic":
+            return (width, 3, stride, 1), (width, 3, 1, 1)
+        inner = round(width * self.options["widening"])
+        first, second = (stride, 1) if self.options["stride_in"] == "1x1" else (1, stride)
+        return (
+            (inner, 1, first, 1),
+            (inner, 3, second, self.options["groups"]),
+            (width * EXPANSION["bottleneck"], 1, 1, 1),
+        )
+
+
+DEPTHS = {
+    18: ((2, 2, 2, 2), "basic"),
+    34: ((3, 4, 6, 3), "basic"),
+    50: ((3, 4, 6, 3), "bottleneck"),
+    101: ((3, 4, 23, 3), "bottleneck"),
+    152: ((3, 8, 36, 3), "bottleneck"),
+}
+CIFAR_PARTS = dict(block="basic", stem=CIFAR, stem_width=16)
+
+
+def _variant(name: str, depth: int, **changes) -> Options:
+    return Options(name, *DEPTHS[depth], **changes)
+
+
+_ALL = (
+    *(_variant(f"resnet{depth}", depth) for depth in DEPTHS),
+    *(_variant(f"resnet{depth}v2", depth, pre_activation=True) for depth in DEPTHS),
+    *(_variant(f"wide_resnet{depth}_2", depth, widening=2.0) for depth in (50, 101)),
+    _variant("resnext50_32x4d", 50, widening=2.0, groups=32),
+    _variant("resnext101_32x8d", 101, widening=4.0, groups=32),
+    Options("resnet20_cifar", (3, 3, 3), width=16, shortcut="padding", **CIFAR_PARTS),
+    Options("resnet56_cifar", (9, 9, 9), width=16, shortcut="padding", **CIFAR_PARTS),
+    Options("wrn28_10", (4, 4, 4), width=160, pre_activation=True, **CIFAR_PARTS),
+)
+VARIANTS = {variant.name: variant for variant in _ALL}

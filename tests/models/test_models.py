@@ -1,4 +1,10 @@
-"""Every registered network goes through the same tests."""
+"""Every registered network goes through the same tests, in its narrow form; at full size behind `-m slow`.
+
+Of networks whose narrow forms are the same (ResNet-18 and -34) the first goes for all.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,65 +12,209 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import layers, models
+from cnnjax import knobs, layers, models, parallel
 from cnnjax.errors import UserError
+from cnnjax.run_directory.checkpoint import Checkpoints
 
 SHAPE = (4, 16, 16, 1)
+SIDE, CLASSES, BATCH = 32, 3, 8  # one example for each of eight devices
+LABELS = jnp.array([0, 1, 2, 0, 1, 2, 0, 1])
+AT_MOST = 150  # steps to learn a batch by heart
+# Programs here run a few times only: not to optimise them saves more than it costs.
+jit = functools.partial(jax.jit, compiler_options=dict(xla_backend_optimization_level=0))
 
 
-def built(name, **kwargs):
-    model = models.options(name).build(3, **kwargs)
-    images = jax.random.normal(jax.random.key(0), SHAPE)
-    return model, jax.jit(lambda: model.init(jax.random.key(1), images))(), images
+def without_chance(name):
+    """The narrow form of a network, with nothing left out at random."""
+    options = models.options(name).narrow()
+    for knob in knobs.walk(options):
+        if knob.name.endswith(("dropout", "stochastic_depth")):
+            knobs.assign(options, knob.name, 0.0)
+    return options
+
+
+DISTINCT = {}  # the first name of each narrow form
+for _name in models.MODELS:
+    _form = without_chance(_name)
+    DISTINCT.setdefault((type(_form), dataclasses.astuple(_form)[1:]), _name)
+
+
+def loss_of(model, variables, images, labels):
+    """(loss, (new statistics, logits)) in training, the mean over this part of a batch; every head counts once."""
+    rngs = dict(dropout=jax.random.key(2))
+    outputs, changed = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+    heads = (outputs["logits"], *outputs["auxiliary"]) if isinstance(outputs, dict) else (outputs,)
+    loss = sum(optax.softmax_cross_entropy_with_integer_labels(head, labels).mean() for head in heads)
+    return loss, (changed, heads[0])
+
+
+def gradients_of(model, variables, images, labels):
+    """((loss, (new statistics, logits)), gradients of the parameters)."""
+    loss = lambda params: loss_of(model, variables | dict(params=params), images, labels)
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+class Narrow:
+    """A network in its narrow form. What takes long is worked out once."""
+
+    optimizer = optax.adam(3e-3)
+
+    def __init__(self, name):
+        self.options = without_chance(name)
+        self.model = self.options.build(CLASSES)
+        self.least = models.least_size(self.options)
+        self.side = max(self.least, min(SIDE, self.options.input_shape[0]))
+        self.images = jax.random.normal(jax.random.key(0), (BATCH, self.side, self.side, 3))
+
+    @functools.cached_property
+    def variables(self):
+        return jit(self.model.init)(jax.random.key(1), self.images)
+
+    @functools.cached_property
+    def step(self):
+        """`step(variables, optimizer state) -> (variables, optimizer state, loss, logits, gradients)`, compiled."""
+
+        @jit
+        def step(variables, state):
+            (loss, (changed, logits)), gradients = gradients_of(self.model, variables, self.images, LABELS)
+            updates, state = self.optimizer.update(gradients, state)
+            params = optax.apply_updates(variables["params"], updates)
+            return variables | changed | dict(params=params), state, loss, logits, gradients
+
+        return step
+
+    @functools.cached_property
+    def first_step(self):
+        """(loss, gradients)"""
+        _, _, loss, _, gradients = self.step(self.variables, self.optimizer.init(self.variables["params"]))
+        return loss, gradients
+
+    def shapes(self, height, width, train=False, dtype=jnp.float32):
+        """Shapes of (variables, outputs) on two images of a size. Nothing is computed."""
+        model, images = self.options.build(CLASSES, dtype=dtype), jnp.zeros((2, height, width, 3))
+        rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
+
+        def run():
+            variables = model.init(rngs, images)
+            return variables, model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+
+        return jax.eval_shape(run)
+
+
+@functools.cache
+def _narrow(name):
+    return Narrow(name)
+
+
+@pytest.fixture
+def narrow(name):
+    return _narrow(name)
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+@pytest.mark.parametrize("name", DISTINCT.values())
+class TestEveryModel:
+    def test_logits_are_float32_in_either_precision(self, narrow):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            variables, logits = narrow.shapes(narrow.side, narrow.side, dtype=dtype)
+            assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
+            assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def test_every_layer_computes_in_bfloat16_when_asked(self, narrow):
+        model = narrow.options.build(CLASSES, dtype=jnp.bfloat16)
+        apply = lambda v: model.apply(v, narrow.images, mutable=["intermediates"], capture_intermediates=True)
+        logits, outputs = jit(apply)(narrow.variables)
+        assert bool(jnp.isfinite(logits).all())
+        outputs["intermediates"].pop("__call__")  # the logits
+        assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("bfloat16")}
+
+    def test_pictures_of_the_least_size_and_larger_ones(self, narrow):
+        for height, width, train in ((narrow.least, narrow.least, False), (narrow.least + 5, narrow.least + 11, True)):
+            _, outputs = narrow.shapes(height, width, train=train)
+            assert {leaf.shape for leaf in jax.tree.leaves(outputs)} == {(2, CLASSES)}
+
+    def test_too_small_pictures_are_refused(self, narrow):
+        if narrow.least > 1:  # padding lets many networks end on one position
+            for height, width in ((narrow.least - 1, narrow.least), (narrow.least, narrow.least - 1)):
+                with pytest.raises(UserError, match="pictures of at least|too small"):
+                    narrow.shapes(height, width)
+
+    def test_the_gradient_reaches_every_parameter(self, narrow):
+        for path, gradient in leaves(narrow.first_step[1]):
+            assert float(jnp.abs(gradient).max()) > 0, path
+
+    def test_one_batch_is_learnt_by_heart(self, narrow):
+        variables, state = narrow.variables, narrow.optimizer.init(narrow.variables["params"])
+        for _ in range(AT_MOST):
+            variables, state, _, logits, _ = narrow.step(variables, state)
+            if (logits.argmax(-1) == LABELS).all():
+                return
+        pytest.fail(f"After {AT_MOST} steps it says {logits.argmax(-1)}, not {LABELS}.")
+
+    def test_remat_changes_no_number(self, narrow):
+        model = narrow.options.build(CLASSES, remat=True)
+        (loss, _), gradients = jit(functools.partial(gradients_of, model))(narrow.variables, narrow.images, LABELS)
+        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-5)
+        for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(gradients), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
+
+    def test_jit_over_a_mesh_of_eight_gives_the_loss_of_one_device(self, narrow):
+        """The parameters are divided among pairs of devices, as FSDP does."""
+        layout = parallel.layout(8, fsdp=2)
+        batch = parallel.place(layout, dict(images=narrow.images, labels=LABELS))
+        program = jit(lambda variables, images, labels: loss_of(narrow.model, variables, images, labels)[0])
+        loss = program(parallel.place_state(layout, narrow.variables), **batch)
+        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
+
+    def test_pmap_over_eight_gives_the_loss_of_one_device(self, narrow):
+        """One example on each: BatchNorm must see the whole batch."""
+
+        def part(images, labels):
+            with layers.batch_axis("data"):
+                return jax.lax.pmean(loss_of(narrow.model, narrow.variables, images, labels)[0], "data")
+
+        split = lambda x: x.reshape(8, 1, *x.shape[1:])
+        loss = jax.pmap(part, axis_name="data", out_axes=None)(split(narrow.images), split(LABELS))
+        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
+
+    def test_saved_and_restored_to_the_bit(self, narrow, tmp_path):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(1, narrow.variables, dict(step=jnp.int32(1)), {})
+            checkpoints.poll(wait=True)
+            restored = checkpoints.restore_model(checkpoints.chosen("last"))
+        for (path, a), (other, b) in zip(leaves(narrow.variables), leaves(restored), strict=True):
+            assert path == other
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-class TestEveryModel:
-    def test_logits_are_float32_in_either_precision(self, name):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            model, variables, images = built(name, dtype=dtype)
-            logits = model.apply(variables, images)
-            assert logits.shape == (4, 3) and logits.dtype == jnp.float32
-            assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+def test_options_are_valid_and_have_their_name(name):
+    for options in (models.options(name), models.options(name).narrow()):
+        knobs.check(options)
+        assert models.name_of(options) == options.name == name
+    assert models.options(name) == models.MODELS[name] is not models.options(name)
 
-    def test_the_gradient_reaches_every_parameter(self, name):
-        model, variables, images = built(name)
 
-        def loss(params):
-            logits, _ = model.apply(variables | dict(params=params), images, train=True, mutable=["batch_stats"])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1, 2, 0])).mean()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.MODELS)
+def test_a_step_at_full_size_is_finite(name):
+    options = models.options(name)
+    model, images = options.build(1000), jax.random.normal(jax.random.key(0), (2, *options.input_shape))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    assert jax.jit(model.apply)(variables, images).shape == (2, 1000)
+    program = jax.jit(functools.partial(gradients_of, model))
+    (loss, _), gradients = program(variables, images, jnp.array([1, 2]))
+    assert np.isfinite(loss) and np.isfinite(optax.tree.norm(gradients))
+    jax.clear_caches()
 
-        for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
-            assert float(jnp.abs(gradient).max()) > 0, path
 
-    def test_remat_changes_no_number(self, name):
-        model, variables, images = built(name)
-        again = models.options(name).build(3, remat=True)
-        loss = lambda m: lambda p: m.apply(variables | dict(params=p), images).sum()
-        first, second = (jax.grad(loss(m))(variables["params"]) for m in (model, again))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), first, second)
-
-    def test_one_batch_is_learnt_by_heart(self, name):
-        model, variables, images = built(name)
-        label, optimizer = jnp.array([0, 1, 2, 0]), optax.adam(3e-3)
-
-        @jax.jit
-        def step(variables, state):
-            def loss(params):
-                logits, changed = model.apply(
-                    variables | dict(params=params), images, train=True, mutable=["batch_stats"]
-                )
-                return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), changed
-
-            gradient, changed = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradient, state)
-            return dict(changed, params=optax.apply_updates(variables["params"], updates)), state
-
-        state = optimizer.init(variables["params"])
-        for _ in range(40):
-            variables, state = step(variables, state)
-        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        assert (logits.argmax(-1) == label).all()
+@pytest.mark.parametrize("name, side", [("cnn", 4), ("lenet5", 1), ("resnet50", 1), ("convnext_tiny", 32)])
+def test_the_least_size_of_published_networks(name, side):
+    """Three halvings leave 4 pixels one; padding lets a ResNet end on one; ConvNeXt divides by 4, 2, 2 and 2."""
+    assert models.least_size(name) == models.least_size(models.options(name).narrow(), channels=1) == side
 
 
 def test_lenet5_has_the_usual_parameters():
