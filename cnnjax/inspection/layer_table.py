@@ -72,7 +72,11 @@ def layer_table(module: nn.Module, *inputs: Any, cut_gates: bool = False, **kwar
     learnables = _learnables(variables.get("params", {}))
     shown = [n for n, call in enumerate(calls) if n in shapes[0] and (call.leaf or call.path in learnables)]
     macs = _macs_by_path(closed.jaxpr, type(module).__name__, {calls[n].path for n in shown})
-    only = lambda image, rest, variables: {n: outputs(image, rest, variables)[0][n] for n in shown}
+
+    def only(image, rest, variables):
+        captured = outputs(image, rest, variables)[0]
+        return {n: captured[n] for n in shown}
+
     fields, unknown = _fields(only, inputs, variables, cut_gates)
     rows, seen = [], set()
     for n in shown:
