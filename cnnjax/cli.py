@@ -263,7 +263,13 @@ def verb_help(name: str) -> str:
         "",
         "Knobs, with their defaults:",
     ]
-    configs = [("", Config())] + [(f"model {n}: ", Config(model=options)) for n, options in models.MODELS.items()]
+    families = {}
+    for model in models.MODELS:
+        families.setdefault(type(models.MODELS[model]), []).append(model)
+    configs = [("", Config())]
+    for members in families.values():  # the variants of a family have the same knobs
+        heading = f"model {members[0]}: " if len(members) == 1 else f"models {members[0]} ... {members[-1]}: "
+        configs.append((heading, Config(model=models.MODELS[members[0]])))
     for heading, config in configs:
         for knob in knobs.walk(config):
             if bool(heading) == knob.name.startswith("model."):
