@@ -172,12 +172,13 @@ class TestEveryModel:
     def test_pmap_over_eight_gives_the_loss_of_one_device(self, narrow):
         """One example on each: BatchNorm must see the whole batch."""
 
-        def part(images, labels):
+        def part(variables, images, labels):
             with layers.batch_axis("data"):
-                return jax.lax.pmean(loss_of(narrow.model, narrow.variables, images, labels)[0], "data")
+                return jax.lax.pmean(loss_of(narrow.model, variables, images, labels)[0], "data")
 
         split = lambda x: x.reshape(8, 1, *x.shape[1:])
-        loss = jax.pmap(part, axis_name="data", out_axes=None)(split(narrow.images), split(LABELS))
+        program = jax.pmap(part, axis_name="data", in_axes=(None, 0, 0), out_axes=None)
+        loss = program(narrow.variables, split(narrow.images), split(LABELS))
         np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
 
     def test_saved_and_restored_to_the_bit(self, narrow, tmp_path):
