@@ -96,3 +96,11 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
     np.testing.assert_allclose(changed["batch_stats"]["mean"], 0.1 * mean, rtol=1e-4)
     np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
+
+
+def test_layer_scale_weighs_each_channel_and_begins_small():
+    x = jnp.arange(12.0).reshape(1, 2, 2, 3)
+    np.testing.assert_allclose(apply(layers.LayerScale(), x), 1e-6 * np.arange(12.0).reshape(1, 2, 2, 3), rtol=1e-6)
+    scaled = layers.LayerScale().apply(dict(params=dict(scale=jnp.array([1.0, 0.0, -2.0]))), x.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(scaled[0, 1, 1], np.array([9, 0, -22]))
+    assert scaled.dtype == jnp.bfloat16

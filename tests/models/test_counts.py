@@ -1,10 +1,13 @@
 """The published numbers of parameters, at full size, by shapes alone."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 from cnnjax import models
+from cnnjax.errors import UserError
+from cnnjax.models.resnet import Block
 
 # As published, or as the authors' or the usual reference implementation has them, with 1,000 classes; CIFAR's with 10.
 PUBLISHED = dict(
@@ -109,8 +112,6 @@ def test_residual_branches_can_begin_as_zeros(name):
 
 def test_shortcuts_without_parameters_take_every_other_pixel_and_pad_the_channels():
     """He et al. 2015, option A: with branches of zeros and a positive input, 16 channels stand amid 32."""
-    from cnnjax.models.resnet import Block
-
     x = jnp.arange(1.0, 1 + 5 * 5 * 2).reshape(1, 5, 5, 2)
     block = Block(((4, 3, 2, 1), (4, 3, 1, 1)), False, False, "padding", True, 0.0, False, jnp.float32)
     y = block.apply(block.init(jax.random.key(0), x), x)
@@ -121,12 +122,12 @@ def test_shortcuts_without_parameters_take_every_other_pixel_and_pad_the_channel
 def test_groups_that_do_not_divide_the_channels_are_refused():
     options = models.options("resnext50_32x4d")
     options.width = 40
-    with pytest.raises(models.UserError, match="config.model.groups=32 does not divide the 80 channels"):
+    with pytest.raises(UserError, match="config.model.groups=32 does not divide the 80 channels"):
         options.build(10)
 
 
 def test_mobilenet_channels_are_multiples_of_eight():
-    """Table 2 at three quarters: 24, 12 -> 16 (12 is nearer to 8 by rounding down, but that loses a tenth), ..."""
+    """Table 2 at three quarters: 12 is rounded up to 16; 18 to 24, as 16 would take away more than a tenth."""
     options = models.options("mobilenetv2")
     options.width = 0.75
     found = shapes(options, 1000)
@@ -136,15 +137,13 @@ def test_mobilenet_channels_are_multiples_of_eight():
 
 
 def test_stochastic_depth_rises_linearly_with_depth():
-    """EfficientNet-B0 has 16 blocks, the last but one of which is the 15th: 0.2 * 14 / 16. ConvNeXt's last: 0.1."""
+    """EfficientNet-B0 has 16 blocks, the last of stage 6 is the 15th: 0.2 * 14 / 16. ConvNeXt's last: 0.1."""
     rates = {}
 
     def record(call, args, kwargs, context):
         if type(context.module).__name__ == "StochasticDepth":
             rates["/".join(context.module.path)] = context.module.rate
         return call(*args, **kwargs)
-
-    import flax.linen as nn
 
     with nn.intercept_methods(record):
         for name in ("efficientnet_b0", "convnext_tiny"):

@@ -14,6 +14,9 @@ import pytest
 
 from cnnjax import knobs, layers, models, parallel
 from cnnjax.errors import UserError
+from cnnjax.inspection.certificate import certify
+from cnnjax.inspection.field_of_view import field_of_view
+from cnnjax.inspection.layer_table import layer_table, output_of
 from cnnjax.run_directory.checkpoint import Checkpoints
 
 SHAPE = (4, 16, 16, 1)
@@ -172,12 +175,13 @@ class TestEveryModel:
     def test_pmap_over_eight_gives_the_loss_of_one_device(self, narrow):
         """One example on each: BatchNorm must see the whole batch."""
 
-        def part(images, labels):
+        def part(variables, images, labels):
             with layers.batch_axis("data"):
-                return jax.lax.pmean(loss_of(narrow.model, narrow.variables, images, labels)[0], "data")
+                return jax.lax.pmean(loss_of(narrow.model, variables, images, labels)[0], "data")
 
         split = lambda x: x.reshape(8, 1, *x.shape[1:])
-        loss = jax.pmap(part, axis_name="data", out_axes=None)(split(narrow.images), split(LABELS))
+        program = jax.pmap(part, axis_name="data", in_axes=(None, 0, 0), out_axes=None)
+        loss = program(narrow.variables, split(narrow.images), split(LABELS))
         np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
 
     def test_saved_and_restored_to_the_bit(self, narrow, tmp_path):
@@ -188,6 +192,30 @@ class TestEveryModel:
         for (path, a), (other, b) in zip(leaves(narrow.variables), leaves(restored), strict=True):
             assert path == other
             np.testing.assert_array_equal(a, b)
+
+
+LENET_ONLY = 32  # pixels: what it takes at most
+
+
+@pytest.mark.parametrize("name", DISTINCT.values())
+def test_the_field_of_view_is_certified(name):
+    """Of the last layer with positions, gates included, on an input longer than it sees, along either axis."""
+    options = without_chance(name)
+    model, (*_, channels) = options.build(CLASSES), options.input_shape
+    least = models.least_size(options)
+    small, large = (LENET_ONLY,) * 2 if name == "lenet5" else (max(least, 32), max(least, 32) + 96)
+    image = lambda height, width: jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+    table = layer_table(model, image(large, large), cut_gates=True, train=False)
+    last = [row for row in table.rows if len(row.shape) == 4][-1]
+    view = last.field_of_view[0]
+    long = small if name == "lenet5" else max(small, view.size + 3 * view.stride)
+    function = lambda x, v: output_of(model, v, last.name, x, train=False)
+    for height, width in ((long, small), (small, long)):
+        shape = image(height, width)
+        variables = jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape.shape))
+        views = field_of_view(function, shape, variables)
+        certificate = certify(lambda x, v=variables: function(x, v), shape, views)
+        assert certificate.failures == () and certificate.probes >= 8
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -219,7 +247,8 @@ def test_the_least_size_of_published_networks(name, side):
 
 def test_lenet5_has_the_usual_parameters():
     """61,706: 6*(25+1) + 16*(6*25+1) + 120*(400+1) + 84*(120+1) + 10*(84+1)."""
-    variables = models.options("lenet5").build(10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    model = models.options("lenet5").build(10)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1))))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 156 + 2416 + 48120 + 10164 + 850 == 61706
 
 
@@ -231,7 +260,7 @@ def test_lenet5_refuses_large_pictures():
 def test_cnn_counts_by_hand():
     options = models.options("cnn")
     options.channels, options.blocks, options.hidden, options.normalization = (4, 8), 1, (5,), "none"
-    variables = options.build(3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2)))
+    variables = jax.eval_shape(lambda: options.build(3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 2))))
     # 3x3 convolutions 2 -> 4 -> 8 with biases, 4x4x8 flattened -> 5 -> 3
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == (72 + 4) + (288 + 8) + (128 * 5 + 5) + (5 * 3 + 3)
 
@@ -247,11 +276,9 @@ def test_cnn_options(downsampling, normalization):
         0.5,
     )
     model = options.build(3)
-    variables = model.init(jax.random.key(0), jnp.zeros(SHAPE))
-    logits, _ = model.apply(
-        variables, jnp.ones(SHAPE), train=True, mutable=["batch_stats"], rngs=dict(dropout=jax.random.key(1))
-    )
-    assert logits.shape == (4, 3)
+    rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
+    logits, _ = jit(lambda images: model.init_with_output(rngs, images, train=True))(jnp.ones(SHAPE))
+    assert logits.shape == (4, 3) and bool(jnp.isfinite(logits).all())
 
 
 def test_cnn_refuses_pictures_that_vanish():
