@@ -182,11 +182,11 @@ def inspect(arguments: list[str]) -> int:
         least = findings.least_size(module, image.shape, train=False)
         raise DoesNotFit(f"{error}\nIt takes at least {'x'.join([str(least)] * (len(shape) - 1))}.") from None
     found = findings.findings(table, module, image, train=False, training=dict(train=True))
-    print(rendering.render(table, found, line.flags["format"]))
     if line.flags["picture"]:
         flags = line.flags
         said = drawing.draw(flags["picture"], table, module, image, flags["layer"], flags["image"], train=False)
         print(said, file=sys.stderr)
+    print(rendering.render(table, found, line.flags["format"]))
     return 0
 
 

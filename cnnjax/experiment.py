@@ -162,17 +162,20 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
         _positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape
     )
     count = _positive(classes, "--classes", "a whole number") if classes else 0
-    if shape and len(sizes) not in (2, 3, 4):
-        raise UserError(
-            f"--input={shape} must be height,width,channels, with one to three lengths before the channels."
+    published = config.model.input_shape
+    if shape and len(sizes) != len(published):
+        name, form = (
+            models.name_of(config.model),
+            "height,width,channels" if len(published) == 3 else "lengths,channels",
         )
+        raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
     if not (sizes and count) and config.data.name:
         dataset = open_dataset(config.data)
         height, width, channels = dataset.image_shape
         sizes = sizes or (*augmentation.output_size(height, width, config.augmentation), channels)
         count = count or len(dataset.class_names)
     model = config.model.build(count or 1000, jnp.dtype(config.dtype), False)
-    return model, sizes or config.model.input_shape
+    return model, sizes or published
 
 
 def _positive(text: str, flag: str, form: str) -> int:

@@ -10,6 +10,9 @@ The second takes a quarter of the channels and cells cut out of BCCD's pictures 
 
 python experiments/data/cells.py --voc=DIR/bccd --out=data/bccd_cells
 
+On 2 CPU cores an hour beside other work. Test: balanced accuracy 98.5 %, accuracy 99.6 % (seed 0); the learning rate fell
+after steps 396 and 462 of 548.
+
 The recipe: pictures of 256x256 less their mean, in 0..255, the scale that the learning rate assumes; crops of 227x227,
 reflections and PCA colour noise; batch 128, momentum 0.9, weight decay 5e-4 on everything, learning rate 0.01 divided by 10
 when validation no longer improves; N(0, 0.01) weights, biases of 1 in conv2, conv4, conv5, fc6 and fc7; ten crops in the end.

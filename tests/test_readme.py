@@ -65,11 +65,28 @@ def test_commands_run(folder, command):
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    inspection, training = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope = {}
-    exec(code, scope)
+    exec(training, scope)
     assert scope["probabilities"].shape == (3, 10)
+    exec(inspection, scope)
+    assert scope["height"].size > 1 and len(scope["height"].low) == 62
+
+
+def test_the_table_of_alexnet_is_what_the_program_prints(capsys):
+    from cnnjax import cli
+
+    assert cli.main(["run.py", "inspect", "--model=alexnet", "--format=markdown"]) == 0
+    assert capsys.readouterr().out.strip() in (ROOT / "docs" / "networks.md").read_text()
+
+
+def test_every_network_stands_in_the_list():
+    from cnnjax import models
+
+    rows = re.findall(r"^\| (\w+) \| [\dx]+ \| ([\d,]+) \|", (ROOT / "docs" / "networks.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == list(models.MODELS)
+    assert f"{len(models.MODELS)} names" in README
 
 
 def test_every_link_leads_somewhere():

@@ -34,9 +34,9 @@ def draw(path: str, table: Table, module: nn.Module, image: Any, layer: str | No
         raise UserError(
             f"A field of view is drawn over a picture: the input must be H,W,C, not of shape {image.shape[1:]}."
         )
-    row = _chosen(table, layer)
-    background = _background(over, image.shape[1:3])
     _check_writable(path)
+    background = _background(over, image.shape[1:3])
+    row = _chosen(table, layer)
     variables = module.init(jax.random.key(0), jax.numpy.zeros(image.shape, image.dtype), **kwargs)
     effective = effective_field_of_view(lambda x: output_of(module, variables, row.name, x, **kwargs), image)
     _save(path, row, background, effective)
@@ -52,7 +52,7 @@ def _chosen(table: Table, layer: str | None) -> Row:
         return list(spatial.values())[-1]
     if layer not in spatial:
         known = {row.name for row in table.rows}
-        why = " has no positions" if layer in known else f": there is no such layer.{nearest(layer, spatial)}"
+        why = " has no positions." if layer in known else f": there is no such layer.{nearest(layer, spatial)}"
         raise UserError(f"--layer={layer}{why}")
     return spatial[layer]
 

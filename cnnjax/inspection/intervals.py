@@ -50,6 +50,11 @@ class Interval(NamedTuple):
     def empty(self) -> bool:
         return bool((self.low > self.high).all())
 
+    @property
+    def moves(self) -> bool:
+        """Whether elements see different parts; by the law, too, where each sees to both borders."""
+        return self.low.size > 1 or self.high.size > 1 or bool(self.affine and self.affine.coefficients)
+
 
 def nothing(rank: int) -> Interval:
     """Of an array that does not depend on the input."""
@@ -72,7 +77,7 @@ def union(intervals: Iterable[Interval], rank: int, cut_gates: bool = False) -> 
     if not seen:
         return nothing(rank)
     seen = [i if i.low.ndim == rank else scalar(i, rank) for i in seen]
-    if cut_gates and (moving := [i for i in seen if i.low.size > 1 or i.high.size > 1]):
+    if cut_gates and (moving := [i for i in seen if i.moves]):
         seen = moving
     low, high, affine = seen[0]
     for other in seen[1:]:

@@ -273,6 +273,13 @@ def test_sorting_may_bring_anything_anywhere():
     np.testing.assert_array_equal([view.low, view.high], [[0] * 7, [6] * 7])
 
 
+def test_a_branch_that_sees_to_both_borders_is_no_gate():
+    """On an input shorter than the field of view all positions see all of it; they move by the law none the less."""
+    branch = positive_layer(layers.Conv(4, (19,)), (1, 6, 4))
+    (view,) = field_of_view(lambda x: x + branch(x), jnp.ones((1, 6, 4)), cut_gates=True)
+    assert (view.size, view.stride) == (19, 1)
+
+
 def test_normalisation_over_channels_is_no_gate():
     norm = layers.LayerNorm()
     variables = norm.init(jax.random.key(0), jnp.ones((1, 6, 4)))
