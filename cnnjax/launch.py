@@ -160,8 +160,9 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     path = Path(file + ".py" if _ or name else spec)
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("experiments")
-        others = [str(p) for p in sorted(folder.glob("*.py"))]
-        raise UserError(f"There is no experiment file {path}.{nearest(str(path), others)}")
+        others = [str(p.with_suffix("")) for p in sorted(folder.glob("*.py"))]
+        hint = nearest(str(path.with_suffix("")), others).replace("?", ".py?")
+        raise UserError(f"There is no experiment file {path}.{hint}")
     if path.suffix != ".py":
         raise UserError(f"--config={path} is no experiment: give a Python file with get_config().")
     module_spec = importlib.util.spec_from_file_location(f"cnnjax_experiment_{path.stem}", path)

@@ -65,7 +65,7 @@ def test_the_shell_sees_the_exit_code():
     assert done.returncode == 2 and done.stdout == ""
     assert (
         done.stderr
-        == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, prepare, config.\n"
+        == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, inspect, prepare, config.\n"
     )
 
 
@@ -335,10 +335,14 @@ def test_damaged_records_are_named(run, trained_run, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(run, trained_run, tmp_path):
     shutil.copytree(trained_run, tmp_path / "run")
-    for scores in (tmp_path / "run" / "checkpoints").glob("*/checkpoint.json"):
+    damaged = list((tmp_path / "run" / "checkpoints").glob("*/checkpoint.json"))
+    for scores in damaged:
         scores.write_text('{"accu')
-    code, _, err = run("predict", "experiments/pictures", f"--workdir={tmp_path / 'run'}")
-    assert code == 2 and "is damaged: checkpoint.json was altered or cut off" in err and len(err.splitlines()) == 1
+    code, out, err = run("predict", "experiments/pictures", f"--workdir={tmp_path / 'run'}")
+    *each, last = err.splitlines()
+    assert code == 2 and out == "" and len(each) == len(damaged)
+    assert all("is damaged: checkpoint.json was altered or cut off" in line for line in each)
+    assert "Every checkpoint in" in last and "is damaged: put back a good one" in last
 
 
 def test_evaluate_uses_the_parameters_that_were_tested(run, tmp_path):

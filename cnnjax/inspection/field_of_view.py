@@ -50,7 +50,7 @@ def field_of_view(function, *inputs: Any, cut_gates: bool = False, axes: Sequenc
 
     Args:
       inputs: arrays, or `jax.ShapeDtypeStruct`s. The first is the image `[B, *spatial, C]`; all others (trees of
-        parameters) are taken for numbers that are not zero. What the function closes over counts as known.
+        parameters) are taken for numbers that are not zero, and so are arrays of floats that the function closes over.
       cut_gates: leave out factors and terms that see the same at all positions, beside what moves over the image:
         squeeze-and-excite gates and GroupNorm's statistics see it whole.
       axes: which axes of the first input are spatial; by default all between first and last.
@@ -118,7 +118,5 @@ def _view(interval: Interval, shape: tuple[int, ...], axis: int, input_rank: int
     low, high = np.where(sees, low, size), np.where(sees, high, -1)
     if not law:
         return FieldOfView(most, mean, None, float(centres[0]) if len(centres) else None, low, high)
-    inside = sees & (low > 0) & (high < size - 1)  # what no border cut off: exact, for channels that see less too
-    extent = int((high - low + 1)[inside].max()) if inside.any() else law.high - law.low + 1
     stride = rate if along is not None and rate else None
-    return FieldOfView(extent, stride, -law.low, (law.low + law.high) / 2, low, high)
+    return FieldOfView(law.high - law.low + 1, stride, -law.low, (law.low + law.high) / 2, low, high)

@@ -21,12 +21,16 @@ class Affine(NamedTuple):
 
     Axes that were merged with others (a window's rows and columns) have a spread instead: along them elements are moved by
     `first` to `last`, in no regular order. It is resolved when that axis is reduced.
+
+    Along `mixed` axes (the channels of branches side by side) elements see different parts: the law is that of the widest, and
+    given up when some of them are chosen.
     """
 
     coefficients: tuple[tuple[int, int], ...]  # (array axis, input positions from one element to the next)
     low: int
     high: int
     spreads: tuple[tuple[int, int, int], ...] = ()  # (array axis, first, last)
+    mixed: tuple[int, ...] = ()
 
     def get(self, axis: int) -> int | None:
         """The coefficient of an axis; None where it has none."""
@@ -90,14 +94,15 @@ def joint_law(a: Affine | None, b: Affine | None) -> Affine | None:
     """The law of two arrays together; None where they move differently."""
     if not a or not b or a.coefficients != b.coefficients:
         return None
+    mixed = tuple(sorted({*a.mixed, *b.mixed}))
     if a.spreads == b.spreads:
-        return a._replace(low=min(a.low, b.low), high=max(a.high, b.high))
+        return a._replace(low=min(a.low, b.low), high=max(a.high, b.high), mixed=mixed)
     for inner, outer in ((a, b), (b, a)):  # wherever the one moves to, the other sees that anyway
         if not outer.spreads:
             low = inner.low + sum(before for _, before, _ in inner.spreads)
             high = inner.high + sum(after for _, _, after in inner.spreads)
             if outer.low <= low and high <= outer.high:
-                return outer
+                return outer._replace(mixed=mixed)
     return None
 
 
@@ -135,7 +140,7 @@ def reduced(interval: Interval, axes: Sequence[int], shape: Sequence[int]) -> In
                 first, last = first + before, last + after
         moved = tuple((kept.index(axis), step) for axis, step in affine.coefficients if axis in kept)
         spreads = tuple((kept.index(axis), *ends) for axis, *ends in affine.spreads if axis in kept)
-        affine = Affine(moved, first, last, spreads)
+        affine = Affine(moved, first, last, spreads, tuple(kept.index(axis) for axis in affine.mixed if axis in kept))
     return Interval(low, high, affine)
 
 
@@ -150,7 +155,9 @@ def placed(interval: Interval, axes: Sequence[int], rank: int) -> Interval:
     if affine:
         coefficients = tuple(sorted((axes[a], step) for a, step in affine.coefficients))
         affine = affine._replace(
-            coefficients=coefficients, spreads=tuple(sorted((axes[a], *ends) for a, *ends in affine.spreads))
+            coefficients=coefficients,
+            spreads=tuple(sorted((axes[a], *ends) for a, *ends in affine.spreads)),
+            mixed=tuple(sorted(axes[a] for a in affine.mixed)),
         )
     return Interval(*arrays, affine)
 
@@ -161,11 +168,11 @@ def indexed(interval: Interval, axis: int, start: int, stop: int, step: int = 1)
     if low.shape[axis] > 1:
         positions = np.arange(start, stop, step) if step > 0 else np.arange(start, stop - 1, step)
         low, high = np.take(low, positions, axis), np.take(high, positions, axis)
-    if affine and affine.spread(axis):
+    if affine and (affine.spread(axis) or axis in affine.mixed):
         affine = None
     elif affine and (rate := affine.get(axis)) is not None:
         coefficients = tuple((a, r * step if a == axis else r) for a, r in affine.coefficients)
-        affine = Affine(coefficients, affine.low + rate * start, affine.high + rate * start, affine.spreads)
+        affine = Affine(coefficients, affine.low + rate * start, affine.high + rate * start, *affine[3:])
     return Interval(low, high, affine)
 
 
@@ -199,12 +206,12 @@ def windowed(
             lows.append(np.where(there, np.take(low, elements[:, tap], axis), NOTHING))
             highs.append(np.where(there, np.take(high, elements[:, tap], axis), -NOTHING))
         low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
-    if affine and affine.spread(axis):
+    if affine and (affine.spread(axis) or axis in affine.mixed):
         affine = None
     elif affine and (rate := affine.get(axis)) is not None:
         ends = [(tap - padding) * rate for tap in (min(taps), max(taps))]
         coefficients = tuple((a, r * stride if a == axis else r) for a, r in affine.coefficients)
-        law = Affine(coefficients, affine.low + min(ends), affine.high + max(ends), affine.spreads)
+        law = Affine(coefficients, affine.low + min(ends), affine.high + max(ends), *affine[3:])
         affine = law if base_dilation == 1 else None
     return Interval(low, high, affine)
 
@@ -215,7 +222,7 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
         return interval
     low, high, affine = interval
     between, target = [1] * len(old), [1] * len(new)
-    coefficients, spreads, law_holds = {}, [], affine is not None
+    coefficients, spreads, mixed, law_holds = {}, [], [], affine is not None
     for old_axes, new_axes in _groups(old, new):
         varies = any(a.shape[axis] > 1 for a in (low, high) for axis in old_axes)
         for axis in old_axes if varies else ():
@@ -223,6 +230,7 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
         for axis in new_axes if varies else ():
             target[axis] = new[axis]
         if affine:
+            mixed += new_axes if set(old_axes) & set(affine.mixed) else []
             rate = _flat_rate(affine, old_axes, old)
             if rate is not None:
                 for n, axis in enumerate(new_axes):
@@ -234,7 +242,7 @@ def reshaped(interval: Interval, old: Sequence[int], new: Sequence[int]) -> Inte
     low, high = (np.broadcast_to(a, between).reshape(target) for a in (low, high))
     law = None
     if affine and law_holds:
-        law = Affine(tuple(sorted(coefficients.items())), affine.low, affine.high, tuple(sorted(spreads)))
+        law = Affine(tuple(sorted(coefficients.items())), affine.low, affine.high, tuple(sorted(spreads)), tuple(mixed))
     return collapsed(low, high, law)
 
 

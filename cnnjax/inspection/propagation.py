@@ -47,6 +47,13 @@ def constant(array: Any) -> Value:
     return Value(array.shape, None, array if array.size <= LARGEST_KNOWN else None)
 
 
+def closed_over(array: Any) -> Value:
+    """A value that a function brings along: arrays of floats may be parameters, and count as not zero."""
+    value = constant(array)
+    trainable = value.shape and np.issubdtype(np.asarray(array).dtype, np.inexact)
+    return value._replace(known=None) if trainable else value
+
+
 def unknown(shape: Sequence[int]) -> Value:
     """A value that does not depend on the input, with elements that are taken to be not zero."""
     return Value(tuple(shape), None)
@@ -66,8 +73,8 @@ def propagate(closed: core.ClosedJaxpr, arguments: Sequence[Value], cut_gates: b
     from cnnjax.inspection.rules import RULES
 
     jaxpr = closed.jaxpr
-    values = dict(zip(jaxpr.constvars, map(constant, closed.consts))) | dict(zip(jaxpr.invars, arguments))
-    read = lambda atom: constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
+    values = dict(zip(jaxpr.constvars, map(closed_over, closed.consts))) | dict(zip(jaxpr.invars, arguments))
+    read = lambda atom: closed_over(atom.val) if isinstance(atom, core.Literal) else values[atom]
     for eqn in jaxpr.eqns:
         inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
         if name in CONTROL:

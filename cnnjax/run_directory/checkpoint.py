@@ -130,14 +130,15 @@ class Checkpoints:
         next one taken.
 
         Raises:
-          RunError: every checkpoint is damaged.
+          RunError: every checkpoint is damaged (with read_only a UserError).
         """
         while True:
             best = self.best() if which == "best" else None
             step = self.newest() if best is None else best
             if step is None:
                 if exist(self.folder.parent):
-                    raise RunError(
+                    failure = UserError if self._read_only else RunError
+                    raise failure(
                         f"Every checkpoint in {self.folder} is damaged: put back a good one from a copy, "
                         "or begin anew in another --workdir."
                     )

@@ -119,7 +119,7 @@ FUNCTIONS = {
     "compiled": lambda x: jax.jit(lambda y: y[:, 1:] + y[:, :-1])(x),
     "recomputed": lambda x: jax.checkpoint(lambda y: y[:, 1:] + y[:, :-1])(x),
     "blurred by a known kernel": lambda x: jax.lax.conv_general_dilated(
-        x, jnp.array([0.0, 1, 0, 2, 0]).reshape(5, 1, 1) * jnp.eye(4).reshape(1, 4, 4), (1,), "SAME",
+        x, (jnp.arange(5.0) % 2).reshape(5, 1, 1) * jnp.eye(4).reshape(1, 4, 4), (1,), "SAME",
         dimension_numbers=("NHC", "HIO", "NHC")),
     "scanned": lambda x: jax.lax.scan(lambda c, row: (c + row, c * 2 + row), x[:, 0], x.swapaxes(0, 1))[1].swapaxes(0, 1),
     "scanned from behind": lambda x: jax.lax.scan(
@@ -185,18 +185,16 @@ def test_stacks_follow_the_formula(stack):
         padding += pad * stride
         stride *= step
 
-    class Stack(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            for kernel, step, dilation, pad in stack:
-                x = layers.Conv(1, (kernel,), strides=step, kernel_dilation=dilation, padding=pad)(x)
-            return x
+    def run(x):
+        for kernel, step, dilation, pad in stack:
+            ends = [(0, 0), (pad, pad), (0, 0)]
+            x = jax.lax.reduce_window(
+                x, 0.0, jax.lax.add, (1, kernel, 1), (1, step, 1), ends, window_dilation=(1, dilation, 1)
+            )
+        return x
 
     for length in (size + 3 * stride, 2 * size + 5):
-        image = jax.ShapeDtypeStruct((1, length, 1), jnp.float32)
-        (view,) = field_of_view(
-            lambda v, x: Stack().apply(x, v), image, jax.eval_shape(Stack().init, jax.random.key(0), image)
-        )
+        (view,) = fields_of_view(run, jax.ShapeDtypeStruct((1, length, 1), jnp.float32))
         assert (view.size, view.stride, view.padding) == (size, stride, padding)
         assert view.offset == (size - 1) / 2 - padding
         # Which of the input's positions a window has, gathered position by position (dilation leaves gaps).
@@ -266,6 +264,26 @@ def test_gates_see_the_whole_image_and_can_be_cut(gate):
     assert field_of_view(function, image)[0].size == 20
     (view,) = field_of_view(function, image, cut_gates=True)
     assert (view.size, view.stride, view.padding) == (5, 1, 0)
+
+
+def test_parameters_that_a_function_closes_over_count_as_not_zero():
+    """A scale that begins as zero is no proof that nothing is seen."""
+    kernel, scale = jnp.zeros((3, 2, 2)), np.zeros(2, np.float32)
+    conv = lambda x: jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+    (view,) = field_of_view(lambda x: conv(x) * scale.reshape(1, 1, 2), jnp.ones((1, 9, 2)))
+    assert view.size == 3
+
+
+def test_of_branches_side_by_side_each_keeps_its_own():
+    """On inputs shorter than either, so that only the law tells."""
+    wide, narrow = (positive_layer(layers.Conv(2, (kernel,)), (1, 6, 4)) for kernel in (19, 9))
+    joined = lambda x: jnp.concatenate([wide(x), narrow(x)], axis=-1)
+    image = jnp.ones((1, 6, 4))
+    assert field_of_view(joined, image)[0].size == 19
+    # Whatever is taken of it sees the whole input, and of which branch it comes is no longer followed by the law.
+    assert field_of_view(lambda x: joined(x)[..., 2:], image)[0].size == 6
+    conv = positive_layer(layers.Conv(2, (3,)), (1, 6, 4))
+    assert field_of_view(lambda x: conv(joined(x))[..., :1], image)[0].size == 21
 
 
 def test_sorting_may_bring_anything_anywhere():

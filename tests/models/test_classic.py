@@ -1,6 +1,7 @@
 """The classic networks layer by layer, as their papers have them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,27 @@ def test_googlenet_gives_two_auxiliary_heads_in_training_alone():
     assert trained["logits"].shape == (2, 7) and [head.shape for head in trained["auxiliary"]] == [(2, 7)] * 2
     assert jax.eval_shape(lambda v: apply(v, False), variables).shape == (2, 7)
     assert {"auxiliary4a", "auxiliary4d"} <= set(variables["params"])
+
+
+def test_the_gradient_reaches_googlenets_auxiliary_heads():
+    from cnnjax.tasks import classification
+
+    options = dataclasses.replace(models.options("googlenet").narrow(), auxiliary=True, batch_norm=True)
+    model, image = options.build(3), jax.random.normal(jax.random.key(0), (4, 96, 96, 3))
+    batch = dict(label=jnp.array([0, 1, 2, 0]), weight=jnp.ones(4))
+
+    @functools.partial(jax.jit, compiler_options=dict(xla_backend_optimization_level=0))
+    def gradient(key):
+        variables = model.init(key, image)
+
+        def loss(params):
+            outputs, _ = model.apply(variables | dict(params=params), image, train=True, mutable=["batch_stats"])
+            return classification.loss(outputs, batch).mean()
+
+        return jax.tree.map(lambda g: jnp.abs(g).max(), jax.grad(loss)(variables["params"]))
+
+    for path, largest in jax.tree_util.tree_leaves_with_path(gradient(jax.random.key(1))):
+        assert largest > 0, path
 
 
 def test_densenet121_has_the_shapes_of_table_1():

@@ -138,6 +138,8 @@ def concatenate(eqn, inputs, cut_gates):
         law = functools.reduce(intervals.joint_law, laws) if laws else None
         if law and law.moves(along):
             law = None
+        elif law and len({(one.low, one.high) if one else None for one in laws}) > 1 or law and len(laws) < len(parts):
+            law = law._replace(mixed=tuple(sorted({*law.mixed, along})))
         arrays = []
         for array in ("low", "high"):
             wholes = [getattr(i, array) for i in parts]

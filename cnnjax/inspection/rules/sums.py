@@ -105,6 +105,8 @@ def _of_groups(interval: Interval, axis: int, before: int, after: int, groups: i
     low, high, affine = interval
     if affine and affine.moves(axis):
         affine = None
+    if affine and groups == 1:
+        affine = affine._replace(mixed=tuple(a for a in affine.mixed if a != axis))
     if low.shape[axis] == high.shape[axis] == 1:
         return Interval(low, high, affine)
 
