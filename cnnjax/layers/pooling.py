@@ -65,7 +65,8 @@ class AveragePool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = tuple(self.window), tuple(self.strides or self.window)
         pads = _padding(self, x, window, strides)
-        return nn.avg_pool(x, window, strides=strides, padding=pads, count_include_pad=self.count_include_pad)
+        y = nn.avg_pool(x, window, strides=strides, padding=pads, count_include_pad=self.count_include_pad)
+        return y.astype(x.dtype)  # Flax counts what is there in float32
 
 
 class GlobalAveragePool(nn.Module):
