@@ -97,7 +97,7 @@ def evaluate(arguments: list[str]) -> int:
     devices = line.config.devices
     if "devices" not in line.overrides:  # the run may have been trained on a larger machine
         devices = min(devices, len(jax.devices()))
-    layout = parallel.layout(devices)
+    layout = parallel.layout(devices, kernels=line.config.kernels if "kernels" in line.overrides else "auto")
     batch_size = experiment.eval_batch_size(line.config)
     parallel.check_divisible(layout, batch_size, "eval_batch_size")
     eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))
@@ -207,6 +207,7 @@ def describe(built, workdir: Path) -> list[str]:
         f"model   {models.name_of(config.model)}, {parameters:,} parameters, {config.dtype}",
         f"run     {built.total_steps:,} steps of {config.batch_size} on {built.layout.size} {device.platform}{kind}, "
         f"{config.optimizer.name}, in {workdir}",
+        f"kernels {built.layout.kernels}: {built.layout.why_kernels}",
         *built.notes,
     ]
 

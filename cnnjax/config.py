@@ -195,6 +195,12 @@ class Config:
     compile_with: str = knob(
         "jit", "how steps are spread over devices; pmap: data parallel only", choices=("jit", "pmap"), kind=MACHINE
     )
+    kernels: str = knob(
+        "auto",
+        "what computes convolutions, products, pooling: XLA, oneDNN (one CPU device, Linux on x86-64), or forms in JAX that suit a CPU",
+        choices=("auto", "xla", "onednn", "portable"),
+        kind=MACHINE,
+    )
     deterministic: bool = knob(
         False, "on a GPU too, the same bits in every run (slower); on a CPU they are anyway", kind=MACHINE
     )

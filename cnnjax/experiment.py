@@ -90,7 +90,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
       UserError: a knob that does not fit its range, the data, the network or the devices.
     """
     check(config)
-    layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic)
+    layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
     parallel.check_divisible(layout, config.batch_size, "batch_size", config.accumulate)
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"

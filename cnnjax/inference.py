@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import evaluation, experiment
+from cnnjax import evaluation, experiment, parallel
 from cnnjax.config import Config, Data
 from cnnjax.data import open_dataset, pictures
 from cnnjax.data.source import Dataset, Split
@@ -63,7 +63,7 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
         with jax.default_matmul_precision(run.config.matmul_precision):
             return network.task.predictions(evaluation.logits_of(network, variables, image))
 
-    compiled = jax.jit(outputs)
+    compiled = parallel.compile_eval_step(parallel.layout(devices=1), outputs)
     variables = jax.device_put(run.variables)
 
     def predict(images: np.ndarray) -> np.ndarray:

@@ -7,8 +7,11 @@ the batch is divided among all devices; parameters and optimizer state among tho
 `pmap`: the step sees its device's part of the batch and adds up over the axis `data` itself; data parallel only.
 
 A state is laid out by the shapes of its arrays alone, so a checkpoint of one layout goes on with any other.
+
+A layout also says which kernels the step is traced with: on one CPU device faster ones than XLA's (`cnnjax.kernels`).
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cnnjax import kernels as kernel_paths
 from cnnjax.cache import cache_dir, remove_broken_programs
 from cnnjax.errors import UserError
 
@@ -35,17 +39,25 @@ class Layout(NamedTuple):
     replicated: NamedSharding  # the whole array on every device
     split: NamedSharding  # the first axis divided among all devices
     compiler_options: dict[str, Any] | None = None
+    kernels: str = kernel_paths.XLA
+    why_kernels: str = ""
 
     @property
     def size(self) -> int:
         return self.mesh.size
 
 
-def layout(devices: int = 0, fsdp: int = 1, compile_with: str = "jit", deterministic: bool = False) -> Layout:
+def layout(
+    devices: int = 0,
+    fsdp: int = 1,
+    compile_with: str = "jit",
+    deterministic: bool = False,
+    kernels: str = "auto",
+) -> Layout:
     """A mesh over the first `devices` devices (0: all), groups of `fsdp` of which (0: all) share one copy of the state.
 
     Raises:
-      UserError: there are fewer devices, or they cannot be grouped so.
+      UserError: there are fewer devices, or they cannot be grouped so, or the kernels asked for cannot work with them.
     """
     found = jax.devices()
     if devices > len(found):
@@ -64,7 +76,9 @@ def layout(devices: int = 0, fsdp: int = 1, compile_with: str = "jit", determini
     mesh = jax.make_mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2, devices=chosen)
     sharding = partial(NamedSharding, mesh)
     options = DETERMINISTIC if deterministic and chosen[0].platform == "gpu" else None
-    return Layout(mesh, compile_with, sharding(PartitionSpec()), sharding(PartitionSpec((DATA, FSDP))), options)
+    path, why = kernel_paths.choose(kernels, len(chosen), chosen[0].platform)
+    batch = sharding(PartitionSpec((DATA, FSDP)))
+    return Layout(mesh, compile_with, sharding(PartitionSpec()), batch, options, path, why)
 
 
 def check_divisible(layout: Layout, batch_size: int, name: str, parts: int = 1) -> None:
@@ -120,11 +134,23 @@ def place_for_training(layout: Layout, batch: dict) -> dict[str, jax.Array]:
     return place(layout, batch)
 
 
+def _with_kernels(layout: Layout, step: Callable) -> Callable:
+    """The step, traced with the layout's kernels."""
+
+    @functools.wraps(step)
+    def traced(*args, **kwargs):
+        with kernel_paths.using(layout.kernels):
+            return step(*args, **kwargs)
+
+    return traced
+
+
 def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
     """`step(state, batch) -> (state, metrics)`, compiled; the memory of the old state is reused for the new one.
 
     `state` (its shapes are enough) lies as `place_state` puts it, batches as `place_for_training` does.
     """
+    step = _with_kernels(layout, step)
     if layout.compile_with == "pmap":
         return jax.pmap(
             partial(step, axis_name=DATA),
@@ -147,7 +173,7 @@ def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
 def compile_eval_step(layout: Layout, step: Callable) -> Callable:
     """`step(variables, batch) -> outputs`, compiled with `jit`; variables lie anywhere on the mesh, outputs on every device."""
     return jax.jit(
-        step,
+        _with_kernels(layout, step),
         in_shardings=(None, layout.split),
         out_shardings=layout.replicated,
         compiler_options=layout.compiler_options,

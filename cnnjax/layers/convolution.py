@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax import kernels
 from cnnjax.layers.window import check_fits, explicit_padding, per_axis
 
 # What stands beyond the border: zeros; the nearest pixel of the edge; the picture mirrored without its edge pixel.
@@ -30,8 +31,9 @@ class Conv(nn.Conv):
     def __post_init__(self):
         if self.padding_mode not in PADDING_MODES:
             raise ValueError(f"There is no padding mode {self.padding_mode!r}: one of {', '.join(PADDING_MODES)}.")
-        if self.padding_mode != "zeros" and self.conv_general_dilated is None:
-            self.conv_general_dilated = partial(_convolution_of_padded, mode=PADDING_MODES[self.padding_mode])
+        if self.conv_general_dilated is None:
+            padded = partial(_convolution_of_padded, mode=PADDING_MODES[self.padding_mode])
+            self.conv_general_dilated = kernels.convolution if self.padding_mode == "zeros" else padded
         super().__post_init__()
 
     @nn.nowrap  # else Flax takes this and Flax's own for two calls
@@ -53,7 +55,7 @@ def _geometry(conv: nn.Conv, x: jax.Array):
 def _convolution_of_padded(
     lhs, rhs, strides, padding, *, mode, lhs_dilation, rhs_dilation, dimension_numbers, **kwargs
 ) -> jax.Array:
-    """`lax.conv_general_dilated` whose padding is not of zeros. Channels last; no dilated input."""
+    """`kernels.convolution` whose padding is not of zeros. Channels last; no dilated input."""
     if set(lhs_dilation) != {1}:
         raise ValueError("A convolution with input_dilation can be padded with zeros only.")
     sizes, kernel = lhs.shape[1:-1], rhs.shape[:-2]
@@ -62,7 +64,7 @@ def _convolution_of_padded(
     if mode == "reflect" and any(max(p) >= n for p, n in zip(pads, sizes)):
         raise ValueError(f"A reflection of {max(map(max, pads))} positions needs more than as many, not {min(sizes)}.")
     lhs = jnp.pad(lhs, [(0, 0), *pads, (0, 0)], mode=mode)
-    return jax.lax.conv_general_dilated(
+    return kernels.convolution(
         lhs,
         rhs,
         strides,
@@ -74,9 +76,41 @@ def _convolution_of_padded(
     )
 
 
-# Transposed convolution, `[B, H, W, C]` -> `[B, H * stride, W * stride, features]` with padding 'SAME' (Zeiler et al.
-# 2010; "up-convolution" in Ronneberger et al. 2015).
-ConvTranspose = nn.ConvTranspose
+class ConvTranspose(nn.Module):
+    """Transposed convolution, `[B, *spatial, C]` -> `[B, *(spatial * strides), features]` with padding 'SAME'.
+
+    Zeiler et al. 2010; the "up-convolution" of Ronneberger et al. 2015. Parameters as `flax.linen.ConvTranspose`:
+    `kernel` `[*kernel_size, C, features]`, or with `transpose_kernel` that of the convolution whose transpose this is,
+    `[*kernel_size, features, C]`; and `bias`. `padding` is 'SAME', 'VALID', or pairs of the transposed convolution itself.
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: Sequence[int] | int | None = None
+    padding: Any = "SAME"
+    kernel_dilation: Sequence[int] | int | None = None
+    use_bias: bool = True
+    transpose_kernel: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = nn.linear.default_kernel_init
+    bias_init: Any = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = per_axis(self.kernel_size, 1)
+        strides, dilation = (per_axis(v or 1, len(size)) for v in (self.strides, self.kernel_dilation))
+        channels = (self.features, x.shape[-1]) if self.transpose_kernel else (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, (*size, *channels), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if self.transpose_kernel:
+            kernel = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
+        padding = nn.linear.canonicalize_padding(self.padding, len(size))
+        y = kernels.conv_transpose(x, kernel, strides, padding, rhs_dilation=dilation, precision=self.precision)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
 
 # A convolution whose weights are not shared: each position has its own ("locally connected", LeCun 1989).
 LocallyConnected = nn.ConvLocal

@@ -4,7 +4,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Dense = nn.Dense
+from cnnjax import kernels
+
+
+class Dense(nn.Dense):
+    """A fully connected layer, `[..., K]` -> `[..., features]`: as `flax.linen.Dense`."""
+
+    def __post_init__(self):
+        self.dot_general = self.dot_general or kernels.dense
+        super().__post_init__()
 
 
 class Flatten(nn.Module):

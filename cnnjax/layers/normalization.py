@@ -4,10 +4,13 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from cnnjax import kernels
 
 _batch_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("batch_axis", default=None)
 
@@ -25,13 +28,55 @@ def batch_axis(name: str | None) -> Iterator[None]:
         _batch_axis.reset(token)
 
 
-def BatchNorm(**kwargs) -> nn.BatchNorm:
+class BatchNorm(nn.Module):
     """Ioffe & Szegedy 2015, with the statistics of the whole batch on however many devices (all hold equally many).
 
-    Say `use_running_average=not train` in the call, not here, so that the training step can hold the statistics of
-    frozen layers.
+    `[B, *spatial, C]`. Parameters and running statistics as `flax.linen.BatchNorm`: `scale`, `bias`, and in
+    `batch_stats` `mean` and `var` (biased), decaying with `momentum`. Say `use_running_average=not train` in the call,
+    so that the training step can hold the statistics of frozen layers.
     """
-    return nn.BatchNorm(**dict(momentum=0.9, epsilon=1e-5, axis_name=_batch_axis.get()) | kwargs)
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    scale_init: Any = nn.initializers.ones_init()
+    bias_init: Any = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        shape = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        x = x.astype(self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
+        if use_running_average:
+            return _normalized(x, running_mean.value, running_var.value, scale, bias, self.epsilon)
+        y, mean, var = self._of_batch(x, scale, bias)
+        if not self.is_initializing():
+            for running, value in ((running_mean, mean), (running_var, var)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * value
+        return y
+
+    @nn.nowrap
+    def _of_batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array):
+        """(y, mean, var) by the statistics of the batch."""
+        axis = None if self.is_initializing() else _batch_axis.get()
+        if axis is None and (found := kernels.batch_norm(x, scale, bias, self.epsilon)):
+            return found
+        wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
+        moments = jnp.concatenate([wide.mean(axes), (wide * wide).mean(axes)])
+        mean, square = jnp.split(jax.lax.pmean(moments, axis) if axis else moments, 2)
+        var = jnp.maximum(0.0, square - mean * mean)
+        return _normalized(x, mean, var, scale, bias, self.epsilon), mean, var
+
+
+def _normalized(x, mean, var, scale, bias, epsilon: float) -> jax.Array:
+    mean, factor, bias = (
+        value.reshape((1,) * (x.ndim - 1) + (-1,)) for value in (mean, scale * jax.lax.rsqrt(var + epsilon), bias)
+    )
+    return ((x - mean) * factor + bias).astype(x.dtype)
 
 
 GroupNorm = nn.GroupNorm  # Wu & He 2018

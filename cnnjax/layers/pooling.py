@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax import kernels
 from cnnjax.layers.window import Padding, check_fits, explicit_padding
 
 
@@ -20,9 +21,9 @@ class MaxPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = tuple(self.window), tuple(self.strides or self.window)
         pads = _padding(self, x, window, strides)
-        if window == strides and not any(map(any, pads)):
+        if kernels.current() == kernels.XLA and window == strides and not any(map(any, pads)):
             return _max_of_blocks(x, window)
-        return nn.max_pool(x, window, strides=strides, padding=pads)
+        return kernels.max_pool(x, window, strides, pads)
 
 
 def _padding(pool: nn.Module, x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...]):

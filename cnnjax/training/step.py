@@ -104,7 +104,7 @@ def _frozen_statistics(frozen: tuple[str, ...]) -> Callable:
 
     def interceptor(call, args, kwargs, context):
         module = context.module
-        if frozen and isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+        if frozen and isinstance(module, layers.BatchNorm) and context.method_name == "__call__":
             if is_frozen(module.path, frozen):
                 kwargs = kwargs | dict(use_running_average=True)
         return call(*args, **kwargs)

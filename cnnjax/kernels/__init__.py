@@ -1,0 +1,10 @@
+"""The products that a CNN spends its time on, by the code that is fastest where they run.
+
+`using(path)` says by which; what is traced outside it is plain XLA. Layers call these functions, nothing else does.
+"""
+
+from cnnjax.kernels.convolution import conv_transpose, convolution
+from cnnjax.kernels.dense import dense
+from cnnjax.kernels.normalization import batch_norm
+from cnnjax.kernels.paths import ONEDNN, PORTABLE, XLA, choose, current, using
+from cnnjax.kernels.pooling import max_pool

@@ -1,0 +1,68 @@
+"""JAX primitives around kernels: computed by a function of our own, differentiated by rules that name other kernels.
+
+A primitive keeps the path (XLA never is one here) among its parameters, so a derivative that is traced later takes the
+same. Being primitives with rules, kernels have derivatives of any order in both modes, and go through vmap, scan and
+remat, which `jax.custom_vjp` around the same calls would not all allow.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+def primitive(name: str, compute: Callable, plain: Callable, multiple_results: bool = False) -> Primitive:
+    """A primitive `name` of arrays and hashable parameters.
+
+    Args:
+      compute: `(*arrays, **parameters)` -> the result, or a list of them; traced when the primitive is lowered.
+      plain: the same in plain JAX operations; gives the shapes of the results.
+    """
+    new = Primitive(f"cnnjax_{name}")
+    new.multiple_results = multiple_results
+
+    @partial(jax.jit, static_argnums=0)
+    def eager(parameters, *arrays):
+        return compute(*arrays, **dict(parameters))
+
+    def shapes(*avals, **parameters):
+        structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+        out = jax.eval_shape(partial(plain, **parameters), *structs)
+        return jax.tree.map(lambda s: jax.core.ShapedArray(s.shape, s.dtype), out)
+
+    new.def_impl(lambda *arrays, **parameters: eager(tuple(sorted(parameters.items())), *arrays))
+    new.def_abstract_eval(shapes)
+    mlir.register_lowering(new, mlir.lower_fun(compute, multiple_results=multiple_results))
+    batching.primitive_batchers[new] = partial(_one_by_one, new)
+    return new
+
+
+def _one_by_one(primitive: Primitive, arrays, axes, **parameters):
+    """vmap: the batch's elements one after another, each with all cores."""
+    mapped = [None if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(arrays, axes)]
+    fixed = [array if axis is None else None for array, axis in zip(arrays, axes)]
+
+    def one(slices):
+        left = iter(slices)
+        return primitive.bind(*[next(left) if f is None else f for f in fixed], **parameters)
+
+    out = jax.lax.map(one, [m for m in mapped if m is not None])
+    return out, ([0] * len(out) if primitive.multiple_results else 0)
+
+
+def derive_by_formula(primitive: Primitive, plain: Callable) -> None:
+    """Derivatives of the plain formula: for what is differentiated so seldom that its speed does not matter."""
+
+    def jvp(primals, tangents, **parameters):
+        tangents = [ad.instantiate_zeros(t) for t in tangents]
+        return jax.jvp(partial(plain, **parameters), tuple(primals), tuple(tangents))
+
+    ad.primitive_jvps[primitive] = jvp
+
+
+def is_zero(tangent) -> bool:
+    """Whether a tangent is known to vanish."""
+    return type(tangent) is ad.Zero

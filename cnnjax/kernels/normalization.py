@@ -1,0 +1,106 @@
+"""Batch normalisation (Ioffe & Szegedy 2015) by the statistics of the batch itself, and its gradient, each in one go."""
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import ad
+
+from cnnjax.kernels import paths
+from cnnjax.kernels.derivation import derive_by_formula, primitive
+from cnnjax.kernels.onednn import calls
+from cnnjax.kernels.onednn.library import Unsupported
+
+TYPES = (jnp.float32, jnp.bfloat16)
+
+
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+    """(y, mean, var) of `[B, *spatial, C]`: y = (x - mean) / sqrt(var + epsilon) * scale + bias, in x's type.
+
+    mean and var (biased) are taken over all axes but the last, in float32, as are scale and bias. None: the path of
+    `paths.using` has no kernel for this, and the caller's own operations serve.
+    """
+    if paths.current() != paths.ONEDNN or x.dtype not in TYPES or x.ndim > 5 or 0 in x.shape:
+        return None
+    if scale.dtype != jnp.float32 or bias.dtype != jnp.float32:
+        return None
+    return tuple(batch_norm_p.bind(x, scale, bias, epsilon=float(epsilon)))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """`[B, *spatial, C]` -> `[N, C]` in float32."""
+    return x.astype(jnp.float32).reshape(-1, x.shape[-1])
+
+
+def _plain(x, scale, bias, *, epsilon: float):
+    rows = _rows(x)
+    mean, var = rows.mean(0), rows.var(0)
+    y = (rows - mean[None]) * (scale * jax.lax.rsqrt(var + epsilon))[None] + bias[None]
+    return [y.astype(x.dtype).reshape(x.shape), mean, var]
+
+
+def _plain_gradient(dy, x, mean, var, scale, *, epsilon: float):
+    """(dx, dscale, dbias)."""
+    rows, root = _rows(dy), jax.lax.rsqrt(var + epsilon)
+    normal = (_rows(x) - mean[None]) * root[None]
+    dscale, dbias = (rows * normal).sum(0), rows.sum(0)
+    dx = (scale * root)[None] * (rows - (dbias[None] + normal * dscale[None]) / len(rows))
+    return [dx.astype(x.dtype).reshape(x.shape), dscale, dbias]
+
+
+def _plain_tangent(tx, tscale, tbias, x, mean, var, scale, *, epsilon: float):
+    """y's tangent: the transpose of `_plain_gradient` in dy."""
+    rows, root = _rows(tx), jax.lax.rsqrt(var + epsilon)
+    normal = (_rows(x) - mean[None]) * root[None]
+    inner = rows - rows.mean(0, keepdims=True) - normal * (rows * normal).mean(0, keepdims=True)
+    ty = (scale * root)[None] * inner + tscale[None] * normal + tbias[None]
+    return ty.astype(x.dtype).reshape(x.shape)
+
+
+def _compute(x, scale, bias, *, epsilon: float):
+    try:
+        return list(calls.batch_norm(x, scale, bias, epsilon))
+    except Unsupported:
+        return _plain(x, scale, bias, epsilon=epsilon)
+
+
+def _compute_gradient(dy, x, mean, var, scale, *, epsilon: float):
+    try:
+        return list(calls.batch_norm_gradient(dy, x, mean, var, scale, epsilon))
+    except Unsupported:
+        return _plain_gradient(dy, x, mean, var, scale, epsilon=epsilon)
+
+
+batch_norm_p = primitive("batch_norm", _compute, _plain, multiple_results=True)
+gradient_p = primitive("batch_norm_gradient", _compute_gradient, _plain_gradient, multiple_results=True)
+tangent_p = primitive("batch_norm_tangent", _plain_tangent, _plain_tangent)
+derive_by_formula(gradient_p, _plain_gradient)
+
+
+def _jvp(primals, tangents, *, epsilon: float):
+    x, scale, bias = primals
+    tx, tscale, tbias = map(ad.instantiate_zeros, tangents)
+    y, mean, var = batch_norm_p.bind(x, scale, bias, epsilon=epsilon)
+    ty = tangent_p.bind(tx, tscale, tbias, x, mean, var, scale, epsilon=epsilon)
+    rows = _rows(tx)
+    tmean, tvar = rows.mean(0), 2 * ((_rows(x) - mean[None]) * rows).mean(0)
+    return [y, mean, var], [ty, tmean, tvar]
+
+
+def _tangent_jvp(primals, tangents, *, epsilon: float):
+    """Linear in the first three alone, which is what the transpose needs; the formula's derivatives otherwise."""
+    out = tangent_p.bind(*primals, epsilon=epsilon)
+    if all(type(t) is ad.Zero for t in tangents[3:]):
+        linear = map(ad.instantiate_zeros, tangents[:3])
+        return out, tangent_p.bind(*linear, *primals[3:], epsilon=epsilon)
+    formula = lambda *values: _plain_tangent(*values, epsilon=epsilon)
+    return jax.jvp(formula, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _tangent_transpose(ct, tx, tscale, tbias, x, mean, var, scale, *, epsilon: float):
+    return [*gradient_p.bind(ct, x, mean, var, scale, epsilon=epsilon), None, None, None, None]
+
+
+ad.primitive_jvps[batch_norm_p] = _jvp
+ad.primitive_jvps[tangent_p] = _tangent_jvp
+ad.primitive_transposes[tangent_p] = _tangent_transpose

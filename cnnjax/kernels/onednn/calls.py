@@ -1,0 +1,97 @@
+"""oneDNN's kernels as functions of JAX arrays. Shapes are `[B, *spatial, C]`; kernels `[*spatial, I / groups, O]`.
+
+float32 is computed as it is, bfloat16 on CPUs with AMX. On other CPUs bfloat16 is computed in float32 and rounded at
+the end, which is more exact and, but for the conversion, as fast.
+
+All raise Unsupported while they are traced, where oneDNN has no primitive for the shapes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.kernels.onednn import primitives
+from cnnjax.kernels.onednn.handler import TARGET, bridge
+from cnnjax.kernels.onednn.library import cpu_flags
+from cnnjax.kernels.onednn.primitives import TYPES, Builder
+from cnnjax.kernels.window import Window
+
+
+def computes_in(dtype) -> np.dtype:
+    """The type in which oneDNN computes on arrays of a type."""
+    narrow = dtype == jnp.bfloat16 and "amx_bf16" in cpu_flags()
+    return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
+
+
+def _call(builder: Callable, arguments: tuple, out: Sequence[jax.ShapeDtypeStruct], inputs: Sequence[jax.Array]):
+    """Runs what `builder(Builder, *arguments)` builds; several results are a list, one is itself."""
+    link = bridge()
+    what = f"{builder.__name__}{arguments!r}"
+    key = link.key(what, lambda: builder(Builder(link.onednn), *arguments))
+    results = jax.ffi.ffi_call(TARGET, list(out))(*inputs, key=np.int64(key))
+    return results if len(out) > 1 else results[0]
+
+
+def _in_its_type(function: Callable) -> Callable:
+    """Casts arrays of bfloat16 to the type that oneDNN computes in, and the results back."""
+
+    @functools.wraps(function)
+    def cast(a, b, *arguments):
+        dtype = a.dtype
+        kind = computes_in(dtype)
+        return function(a.astype(kind), b.astype(kind), *arguments).astype(dtype)
+
+    return cast
+
+
+def _shape(shape, like: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), like.dtype)
+
+
+@_in_its_type
+def convolution(a: jax.Array, b: jax.Array, kind: str, x, w, y, window: Window, groups: int) -> jax.Array:
+    """One of the three convolutions of `primitives.convolution`, which says what a, b and the result are."""
+    out = dict(forward=y, input_gradient=x, weight_gradient=w)[kind]
+    arguments = (kind, x, w, y, TYPES[a.dtype.name], window, groups)
+    return _call(primitives.convolution, arguments, [_shape(out, a)], (a, b))
+
+
+@_in_its_type
+def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) -> jax.Array:
+    """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it says so."""
+    out = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+    arguments = (a.shape, b.shape, out, TYPES[a.dtype.name], transpose_a, transpose_b)
+    return _call(primitives.product, arguments, [_shape(out, a)], (a, b))
+
+
+def max_pool_gradient(dy: jax.Array, place: jax.Array, x: tuple[int, ...], window: Window, size: tuple[int, ...]):
+    """(dy, place) -> dx in the shape x; place `[B, *out, C]` uint8 numbers the pixels of a window row by row."""
+    kind = computes_in(dy.dtype)
+    arguments = (x, dy.shape, TYPES[kind.name], window, size)
+    dx = _call(primitives.max_pool_gradient, arguments, [jax.ShapeDtypeStruct(x, kind)], (dy.astype(kind), place))
+    return dx.astype(dy.dtype)
+
+
+def batch_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):
+    """(y, mean, var): normalised over all axes but the last; statistics, scale and bias are float32."""
+    kind = computes_in(x.dtype)
+    channel = jax.ShapeDtypeStruct(x.shape[-1:], jnp.float32)
+    arguments = (False, x.shape, TYPES[kind.name], epsilon)
+    out = [jax.ShapeDtypeStruct(x.shape, kind), channel, channel]
+    y, mean, var = _call(primitives.batch_norm, arguments, out, (x.astype(kind), scale, bias))
+    return y.astype(x.dtype), mean, var
+
+
+def batch_norm_gradient(dy: jax.Array, x: jax.Array, mean, var, scale, epsilon: float):
+    """(dx, dscale, dbias) of `batch_norm`'s y."""
+    kind = computes_in(x.dtype)
+    channel = jax.ShapeDtypeStruct(x.shape[-1:], jnp.float32)
+    arguments = (True, x.shape, TYPES[kind.name], epsilon)
+    out = [jax.ShapeDtypeStruct(x.shape, kind), channel, channel]
+    dx, dscale, dbias = _call(
+        primitives.batch_norm, arguments, out, (dy.astype(kind), x.astype(kind), mean, var, scale)
+    )
+    return dx.astype(x.dtype), dscale, dbias

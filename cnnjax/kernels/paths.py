@@ -1,0 +1,68 @@
+"""By which code the kernels are computed: XLA's own, oneDNN's, or forms written in JAX that suit a CPU.
+
+The choice is made once (`choose`) and holds while a step is traced inside `using`. Outside it is always XLA: what
+inspects, counts or exports a network sees plain XLA operations.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+from cnnjax.errors import UserError
+from cnnjax.kernels.onednn.handler import bridge
+from cnnjax.kernels.onednn.library import Unavailable
+
+XLA, ONEDNN, PORTABLE = "xla", "onednn", "portable"
+_path: contextvars.ContextVar[str] = contextvars.ContextVar("kernels", default=XLA)
+
+
+@contextlib.contextmanager
+def using(path: str) -> Iterator[None]:
+    """What is traced inside takes this path; the derivatives of its kernels take it too, wherever they are traced."""
+    token = _path.set(path)
+    try:
+        yield
+    finally:
+        _path.reset(token)
+
+
+def current() -> str:
+    """The path of what is being traced."""
+    return _path.get()
+
+
+def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str, str]:
+    """(path, why in words), for 'auto' or a path by name.
+
+    Args:
+      devices: how many of this process share a step.
+      platform: 'cpu', 'gpu' or 'tpu'; by default, where JAX computes.
+
+    Raises:
+      UserError: a path that was asked for by name cannot work here.
+    """
+    platform = platform or jax.default_backend()
+    if wanted == XLA:
+        return XLA, "as asked for"
+    if platform != "cpu":
+        return _unless_named(wanted, f"they are for a CPU, and this is a {platform}")
+    if devices > 1:
+        return _unless_named(wanted, f"they serve one device, and this run has {devices}", "--config.devices=1")
+    if wanted == PORTABLE:
+        return PORTABLE, "as asked for"
+    try:
+        bridge()
+    except Unavailable as reason:
+        if wanted == ONEDNN:
+            raise UserError(f"config.kernels=onednn cannot work: {reason}.") from None
+        return PORTABLE, f"no oneDNN: {reason}"
+    return ONEDNN, "as asked for" if wanted == ONEDNN else "one CPU device"
+
+
+def _unless_named(wanted: str, why: str, instead: str = "") -> tuple[str, str]:
+    if wanted != "auto":
+        or_else = f", or {instead}" if instead else ""
+        raise UserError(f"config.kernels={wanted} cannot work: {why}. Take --config.kernels=auto{or_else}.")
+    return XLA, why.replace("they are", "the other kernels are").replace("they serve", "the others serve")

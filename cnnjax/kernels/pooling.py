@@ -1,0 +1,111 @@
+"""Max pooling that remembers which pixel of each window it took, so that its gradient is a scatter without a search."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad
+
+from cnnjax.kernels import paths
+from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.onednn import calls
+from cnnjax.kernels.onednn.library import Unsupported
+from cnnjax.kernels.window import Window, places, reach
+
+LARGEST_WINDOW = 255  # pixels whose numbers fit into a byte
+
+
+def max_pool(
+    x: jax.Array, window_shape: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> jax.Array:
+    """The largest value of each window of `[B, *spatial, C]`, as `jax.lax.reduce_window` with -inf beyond the border.
+
+    Of equal values the first of the window, row by row, gets the gradient. NaN is the largest of all.
+    """
+    pads = tuple(map(tuple, padding))
+    size, strides = tuple(window_shape), tuple(strides)
+    covered = all(max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel of the picture
+    usual = jnp.issubdtype(x.dtype, jnp.floating) and covered and 0 not in x.shape and len(size) <= 3
+    if paths.current() == paths.XLA or not usual or len(list(places(size))) > LARGEST_WINDOW:
+        window, steps = (1, *size, 1), (1, *strides, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, ((0, 0), *pads, (0, 0)))
+    window = Window(strides, pads, (1,) * len(size))
+    return max_pool_p.bind(x, size=size, window=window, path=paths.current())[0]
+
+
+def _out(x, size, window: Window) -> tuple[int, ...]:
+    axes = zip(x[1:-1], size, window.strides, window.padding)
+    return (x[0], *((n + sum(p) - k) // s + 1 for n, k, s, p in axes), x[-1])
+
+
+def _taps(x: jax.Array, size, window: Window, out, beyond) -> list[jax.Array]:
+    """What lies on each place of the window at all positions."""
+    x = jnp.pad(x, [(0, 0), *window.padding, (0, 0)], constant_values=beyond) if any(map(any, window.padding)) else x
+    return [lax.slice(x, *reach(x.shape, place, out, window.strides)) for place in places(size)]
+
+
+def _plain(x, *, size, window: Window, path: str):
+    first, *others = _taps(x, size, window, _out(x.shape, size, window), -jnp.inf)
+    largest, taken = first, jnp.zeros(first.shape, jnp.uint8)
+    for number, tap in enumerate(others, 1):
+        more = ~(tap <= largest) & (largest == largest)  # larger, or the first that is not a number
+        largest, taken = jnp.where(more, tap, largest), jnp.where(more, jnp.uint8(number), taken)
+    return [largest, taken]
+
+
+def _pick(t, place, *, size, window: Window, path: str) -> jax.Array:
+    """From each window the value at the place that was taken."""
+    taps = _taps(t, size, window, place.shape, 0)
+    return sum(jnp.where(place == number, tap, 0) for number, tap in enumerate(taps)).astype(t.dtype)
+
+
+def _spread(dy, place, *, shape, size, window: Window, path: str) -> jax.Array:
+    """The transpose of `_pick`: each value to the place that was taken, in an array of a shape."""
+    padded = [n + sum(p) for n, p in zip(shape[1:-1], window.padding)]
+    total = jnp.zeros((), dy.dtype)
+    for number, start in enumerate(places(size)):
+        after = [n - s - (m - 1) * t - 1 for n, s, m, t in zip(padded, start, dy.shape[1:-1], window.strides)]
+        gaps = [(0, 0, 0), *((s, e, t - 1) for s, e, t in zip(start, after, window.strides)), (0, 0, 0)]
+        total = total + lax.pad(jnp.where(place == number, dy, 0), jnp.zeros((), dy.dtype), gaps)
+    inner = [slice(low, low + n) for (low, _), n in zip(window.padding, shape[1:-1])]
+    return total[(slice(None), *inner, slice(None))]
+
+
+def _compute_spread(dy, place, *, shape, size, window, path):
+    if path == paths.ONEDNN:
+        try:
+            return calls.max_pool_gradient(dy, place, shape, window, size)
+        except Unsupported:
+            pass
+    return _spread(dy, place, shape=shape, size=size, window=window, path=path)
+
+
+# oneDNN's forward pooling loses NaN (and is hardly faster): its gradient alone is used.
+max_pool_p = primitive("max_pool", _plain, _plain, multiple_results=True)
+pick_p = primitive("max_pool_pick", _pick, _pick)
+spread_p = primitive("max_pool_spread", _compute_spread, _spread)
+
+
+def _jvp(primals, tangents, **parameters):
+    (x,), (t,) = primals, tangents
+    largest, place = max_pool_p.bind(x, **parameters)
+    tangent = pick_p.bind(ad.instantiate_zeros(t), place, **parameters)
+    return [largest, place], [tangent, ad.Zero(jax.typeof(place).to_tangent_aval())]
+
+
+ad.primitive_jvps[max_pool_p] = _jvp
+ad.defjvp(pick_p, lambda t, x, place, **parameters: pick_p.bind(t, place, **parameters), None)
+ad.defjvp(spread_p, lambda t, dy, place, **parameters: spread_p.bind(t, place, **parameters), None)
+
+
+def _transpose_pick(ct, t, place, **parameters):
+    return [spread_p.bind(ct, place, shape=tuple(t.aval.shape), **parameters), None]
+
+
+def _transpose_spread(ct, dy, place, *, shape, **parameters):
+    return [pick_p.bind(ct, place, **parameters), None]
+
+
+ad.primitive_transposes[pick_p] = _transpose_pick
+ad.primitive_transposes[spread_p] = _transpose_spread
