@@ -190,6 +190,52 @@ def inspect(arguments: list[str]) -> int:
     return 0
 
 
+def benchmark(arguments: list[str]) -> int:
+    import jax
+
+    from cnnjax import benchmark as measuring
+    from cnnjax import experiment, launch, models, parallel
+
+    line = launch.parse(arguments, FLAGS["benchmark"], base=_config_of_model)
+    _no_arguments(line)
+    config, flags = line.config, line.flags
+    if line.experiment and flags["model"]:
+        raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
+    if flags["loader"] and not line.experiment:
+        raise UserError("--loader times an experiment's own data: say --config=experiments/NAME.py.")
+    config.dtype, config.kernels = flags["precision"] or config.dtype, flags["kernels"] or config.kernels
+    config.batch_size = (
+        experiment.positive(flags["batch"] or "32", "--batch", "a whole number")
+        if (flags["batch"] or not line.experiment)
+        else config.batch_size
+    )
+    seconds = experiment.positive(flags["seconds"], "--seconds", "a whole number")
+    layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
+    parallel.check_divisible(layout, config.batch_size, "batch_size")
+    module, shape = experiment.network_alone(config, flags["input"] or "", flags["classes"] or "")
+    device = layout.mesh.devices.flat[0]
+    what = dict(
+        model=models.name_of(config.model),
+        input=list(shape),
+        batch=config.batch_size,
+        precision=config.dtype,
+        kernels=layout.kernels,
+        devices=layout.size,
+        device=device.device_kind,
+        jax=jax.__version__,
+    )
+    if flags["format"] == "text":
+        print(
+            f"{what['model']} {'x'.join(map(str, shape))}, batch {what['batch']}, {what['precision']}, on {layout.size} {device.device_kind}"
+        )
+        print(f"kernels  {layout.kernels}: {layout.why_kernels}", flush=True)
+    found = measuring.measure(module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or "")
+    if flags["loader"]:
+        found["loader_ratios"] = measuring.loader_ratios(experiment.build(config))
+    print(json.dumps(what | found, indent=2) if flags["format"] == "json" else "\n".join(measuring.lines(found)))
+    return 0
+
+
 def describe(built, workdir: Path) -> list[str]:
     """What is about to be trained, in a few lines."""
     import jax
@@ -258,6 +304,11 @@ def _only_changes(line, names: tuple[str, ...]) -> None:
 
 
 VERBS = dict(
+    benchmark=Verb(
+        benchmark,
+        "how fast a network trains on this machine",
+        "python run.py benchmark --model=resnet18 --batch=32",
+    ),
     train=Verb(
         train,
         "train a network, or go on with a run",

@@ -144,7 +144,13 @@ def build_network(config: Config, record: DatasetRecord) -> Network:
     size = augmentation.output_size(height, width, config.augmentation)
     model = config.model.build(len(record.class_names), jnp.dtype(config.dtype), config.remat)
     network = Network(model, classification, _view(config, record.statistics), (*size, channels))
-    jax.eval_shape(lambda: initial_variables(network, 0))
+    variables = jax.eval_shape(lambda: initial_variables(network, 0))
+    logits = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
+    if logits.ndim != 2:
+        name = models.name_of(config.model)
+        raise UserError(
+            f"config.model={name} says something of every pixel: it cannot be trained to classify pictures."
+        )
     return network
 
 
@@ -158,10 +164,8 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
     Raises:
       UserError: either is no such number.
     """
-    sizes = tuple(
-        _positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape
-    )
-    count = _positive(classes, "--classes", "a whole number") if classes else 0
+    sizes = tuple(positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape)
+    count = positive(classes, "--classes", "a whole number") if classes else 0
     published = config.model.input_shape
     if shape and len(sizes) != len(published):
         name, form = (
@@ -178,7 +182,8 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
     return model, sizes or published
 
 
-def _positive(text: str, flag: str, form: str) -> int:
+def positive(text: str, flag: str, form: str) -> int:
+    """A whole number above 0 that was typed. Raises UserError, naming the flag, for anything else."""
     if not text.strip().isdigit() or int(text) == 0:
         raise UserError(f"{flag} must be {form}, not {text!r}.")
     return int(text)

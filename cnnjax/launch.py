@@ -132,7 +132,9 @@ def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) 
     flags.DEFINE_string("config", None, "the experiment: FILE.py or FILE.py:NAME", flag_values=values)
     flags.DEFINE_string("config.model", None, "the architecture", flag_values=values)
     for flag in verb_flags:
-        if flag.choices:
+        if flag.choices == ("true", "false"):
+            flags.DEFINE_boolean(flag.name, flag.default == "true", flag.help, flag_values=values)
+        elif flag.choices:
             flags.DEFINE_enum(flag.name, flag.default, flag.choices, flag.help, flag_values=values)
         else:
             flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)

@@ -72,7 +72,20 @@ WHICH = Flag(
 FORMAT = Flag("format", "text", "how to print", ("text", "json"))
 TOP = Flag("top", "3", "how many classes to print")
 FROM = Flag("from", None, "an existing TFRecord preparation to convert")
+YES_OR_NO = ("true", "false")
 FLAGS = dict(
+    benchmark=(
+        Flag("model", None, "a network by name, without an experiment"),
+        Flag("input", None, "height,width,channels; default: as published, or as the data have it"),
+        Flag("classes", None, "how many; default: as the data have it, or 1000"),
+        Flag("batch", None, "pictures in a step; default: as the experiment has it, or 32"),
+        Flag("precision", None, "of activations and gradients", ("float32", "bfloat16")),
+        Flag("kernels", None, "as --config.kernels", ("auto", "xla", "onednn", "portable")),
+        Flag("loader", "false", "also: a step with the experiment's own data against one resident batch", YES_OR_NO),
+        Flag("seconds", "5", "how long steps, and forward passes, are timed"),
+        Flag("profile", None, "a folder for a trace of five steps"),
+        FORMAT,
+    ),
     inspect=(
         Flag("model", None, "a network by name, without an experiment"),
         Flag(

@@ -16,7 +16,7 @@ FLOORS = [
     {"models", "parallel", "run_directory"},
     {"experiment", "evaluation"},
     {"training", "inference"},
-    {"launch", "usage"},
+    {"launch", "usage", "benchmark"},
     {"cli"},
 ]
 FOUNDATIONS = FLOORS[0]

@@ -18,7 +18,7 @@ import copy
 from cnnjax.errors import UserError
 from cnnjax.inspection import findings
 from cnnjax.knobs import nearest
-from cnnjax.models import alexnet, cnn, convnext, densenet, efficientnet, googlenet, lenet, mobilenet, resnet, vgg
+from cnnjax.models import alexnet, cnn, convnext, densenet, efficientnet, googlenet, lenet, mobilenet, resnet, unet, vgg
 
 MODELS = {
     "cnn": cnn.Options(),
@@ -32,22 +32,25 @@ MODELS = {
     **efficientnet.VARIANTS,
     **convnext.VARIANTS,
 }
+# Networks with logits for each pixel: to inspect and to benchmark.
+PER_PIXEL = dict(unet.VARIANTS)
 
 
 def options(name: str):
     """A fresh copy of the options of the architecture of a name. Raises UserError for an unknown one."""
-    if name not in MODELS:
-        hint = nearest(name, MODELS)
-        raise UserError(f"There is no model {name!r}.{hint} The models are {', '.join(MODELS)}.")
-    return copy.deepcopy(MODELS[name])
+    known = MODELS | PER_PIXEL
+    if name not in known:
+        raise UserError(f"There is no model {name!r}.{nearest(name, known)} The models are {', '.join(known)}.")
+    return copy.deepcopy(known[name])
 
 
 def name_of(model_options) -> str:
     """The name under which options of this type stand in the table."""
     named = getattr(model_options, "name", None)
-    if named in MODELS and type(MODELS[named]) is type(model_options):
+    everything = MODELS | PER_PIXEL
+    if named in everything and type(everything[named]) is type(model_options):
         return named
-    for name, known in MODELS.items():
+    for name, known in everything.items():
         if type(known) is type(model_options):
             return name
     raise UserError(f"config.model must hold the options of a model ({', '.join(MODELS)}), not {model_options!r}.")

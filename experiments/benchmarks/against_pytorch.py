@@ -1,0 +1,235 @@
+"""Training steps of the same networks in cnnjax and in PyTorch, timed in turn in one run.
+
+    python experiments/benchmarks/against_pytorch.py --pytorch=PATH/TO/python --table=FILE.csv [--rows=lenet,unet16]
+
+PyTorch has an environment of its own (`requirements-benchmark.txt`; --pytorch is its python) and a process of its own,
+which sleeps while cnnjax's works, and the other way round. Both train with SGD and momentum on one resident batch of
+noise. The weights are copied, and both must begin with the same loss, to 1e-3. PyTorch runs channels_last with fused
+SGD, eager and through torch.compile (max-autotune on a GPU), and the faster of both counts. A ratio above 1 says that
+cnnjax is faster. The precision bfloat16 is autocast there.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import cnnjax  # noqa: F401 (before JAX computes: it sets flags)
+from cnnjax import benchmark, models, parallel
+from cnnjax.inspection.layer_table import layer_table
+from cnnjax.models import lenet
+
+HERE = Path(__file__).parent
+AGREE = 1e-3  # of the first losses, relative
+TURN_SECONDS, ROUNDS = 1.5, 7
+
+
+def small(options, **knobs):
+    for name, value in knobs.items():
+        setattr(options, name, value)
+    return options
+
+
+# name: (options, side, channels, classes, batch, name on PyTorch's side)
+CPU_ROWS = {
+    "lenet": (lenet.Options(activation="relu", pooling="max"), 28, 1, 10, 128, "lenet"),
+    "unet16": (models.options("unet16"), 128, 3, 2, 8, "unet16"),
+    "alexnet": (models.options("alexnet"), 227, 3, 1000, 32, "alexnet"),
+    "resnet18_small": (small(models.options("resnet18"), stem="3x3"), 32, 3, 10, 128, "resnet18_small"),
+    "vgg11": (models.options("vgg11"), 64, 3, 1000, 32, "vgg11"),
+    "mobilenetv2": (models.options("mobilenetv2"), 96, 3, 1000, 32, "mobilenetv2"),
+}
+GPU_ROWS = {
+    "resnet50": (models.options("resnet50"), 224, 3, 1000, 256, "resnet50"),
+    "alexnet": (models.options("alexnet"), 227, 3, 1000, 256, "alexnet"),
+    "vgg16": (models.options("vgg16"), 224, 3, 1000, 128, "vgg16"),
+    "unet": (models.options("unet"), 576, 3, 2, 8, "unet"),
+    "mobilenetv2": (models.options("mobilenetv2"), 224, 3, 1000, 256, "mobilenetv2"),
+}
+
+
+class PyTorch:
+    """The process that holds PyTorch's networks."""
+
+    def __init__(self, python: str):
+        self.process = subprocess.Popen(
+            [python, str(HERE / "torch_side.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = json.loads(self.process.stdout.readline())["torch"]
+
+    def ask(self, **order):
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("PyTorch's process has died; what it said stands above.")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+
+class Ours:
+    """cnnjax's side: the compiled step with its state and batch."""
+
+    def __init__(self, options, side: int, channels: int, classes: int, batch: int, precision: str, layout):
+        shape, dtype = (side, side, channels), jnp.dtype(precision)
+        model = options.build(classes, dtype, False)
+        step, state, placed = benchmark.training_of(benchmark.PerPixel(model), shape, batch, layout)
+        self.variables = jax.device_get(dict(params=state.params["inner"]))
+        self.batch = jax.device_get(placed)
+        self.first_loss = self._first_loss(options, classes, dtype, state, placed, layout)
+        rows = layer_table(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32), train=False)
+        self.layers, self.macs = [row.name for row in rows.rows if row.learnables], rows.macs
+        self.compiled = parallel.compile_train_step(layout, step, state).lower(state, placed).compile()
+        self.state, self.placed = state, placed
+
+    def _first_loss(self, options, classes, dtype, state, placed, layout) -> float:
+        quiet = small(type(options)(**{f: getattr(options, f) for f in options.__dataclass_fields__}))
+        if hasattr(quiet, "dropout"):
+            quiet.dropout = 0.0
+        model = benchmark.PerPixel(quiet.build(classes, dtype, False))
+
+        def loss(variables, batch):
+            logits, _ = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            picked = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
+            return -picked.mean()
+
+        variables = dict(params=state.params, **({"batch_stats": state.batch_stats} if state.batch_stats else {}))
+        return float(parallel.compile_eval_step(layout, loss)(variables, placed))
+
+    def save(self, file: str, classes: int) -> None:
+        """What PyTorch's side needs: the batch, and each layer's arrays by the order of the calls."""
+        arrays = {}
+        for number, name in enumerate(self.layers):
+            tree = self.variables["params"]
+            for part in name.split("/"):
+                tree = tree[part]
+            arrays |= {f"{number}/{key}": np.asarray(value) for key, value in tree.items()}
+        np.savez(file, image=self.batch["image"], label=self.batch["label"], classes=classes, **arrays)
+
+    def seconds(self, steps: int) -> list[float]:
+        taken = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            self.state, metrics = self.compiled(self.state, self.placed)
+            jax.block_until_ready(metrics)
+            taken.append(time.perf_counter() - started)
+        return taken
+
+
+def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: int) -> dict:
+    """One line of the table."""
+    options, side, channels, classes, batch, their_name = row
+    ours = Ours(options, side, channels, classes, batch, precision, layout)
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(f"{folder}/row.npz", classes)
+        given = dict(name=their_name, file=f"{folder}/row.npz", precision=precision)
+        given |= dict(rate=benchmark.LEARNING_RATE, momentum=benchmark.MOMENTUM)
+        forms = {"eager": False, "compile": True}
+        for form, compiled in list(forms.items()):
+            loss = pytorch.ask(do="make", **{"as": form, "with": given | dict(compiled=compiled)})["loss"]
+            try:
+                pytorch.ask(do="run", **{"as": form}, steps=2)
+            except RuntimeError as error:
+                print(f"  PyTorch {form}: {error}", file=sys.stderr)
+                del forms[form]
+    if not math.isclose(ours.first_loss, loss, rel_tol=AGREE if precision == "float32" else 20 * AGREE):
+        raise SystemExit(f"{name} {precision}: the first losses differ: {ours.first_loss} here, {loss} in PyTorch.")
+    one = statistics.median(ours.seconds(3))
+    steps = max(2, round(TURN_SECONDS / one))
+    run = {"cnnjax": ours.seconds} | {
+        form: lambda n, form=form: pytorch.ask(do="run", **{"as": form}, steps=n)["seconds"] for form in forms
+    }
+    taken = {who: [] for who in run}
+    for number in range(rounds):
+        order = list(run) if number % 2 == 0 else list(reversed(run))
+        for who in order:
+            taken[who].append(statistics.median(run[who](steps)))
+    best = min(forms, key=lambda form: statistics.median(taken[form]))
+    ratios = [theirs / mine for theirs, mine in zip(taken[best], taken["cnnjax"])]
+    step = statistics.median(taken["cnnjax"])
+    return dict(
+        network=name,
+        input=f"{side}x{side}x{channels}",
+        batch=batch,
+        precision=precision,
+        ratio=round(statistics.median(ratios), 3),
+        least=round(min(ratios), 3),
+        most=round(max(ratios), 3),
+        cnnjax_ms=round(step * 1e3, 2),
+        **{
+            f"pytorch_{form}_ms": round(statistics.median(taken[form]) * 1e3, 2) if form in forms else ""
+            for form in ("eager", "compile")
+        },
+        gflops=round(6 * ours.macs * batch / step / 1e9, 1),
+        first_loss=round(ours.first_loss, 5),
+        first_loss_pytorch=round(loss, 5),
+        kernels=layout.kernels,
+    )
+
+
+def hardware() -> str:
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}, {'with' if 'amx_bf16' in flags else 'without'} AMX"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pytorch", required=True, help="python of an environment with PyTorch")
+    parser.add_argument("--table", help="FILE.csv")
+    parser.add_argument("--rows", default="", help="networks, with commas; default: all")
+    parser.add_argument(
+        "--precision", default="", help="float32 or bfloat16; default: both on a CPU, bfloat16 on a GPU"
+    )
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args()
+    layout = parallel.layout(1, kernels=asked.kernels)
+    on_cpu = jax.default_backend() == "cpu"
+    rows = CPU_ROWS if on_cpu else GPU_ROWS
+    names = asked.rows.split(",") if asked.rows else list(rows)
+    if unknown := set(names) - set(rows):
+        raise SystemExit(f"There is no row {', '.join(sorted(unknown))}: {', '.join(rows)}.")
+    precisions = [asked.precision] if asked.precision else ["float32", "bfloat16"] if on_cpu else ["bfloat16"]
+    table = []
+    for precision in precisions:
+        for name in names:
+            pytorch = PyTorch(asked.pytorch)  # a fresh one each time: what it holds costs memory
+            line = compare(name, rows[name], precision, pytorch, layout, asked.rounds)
+            pytorch.process.stdin.close()
+            pytorch.process.wait()
+            line |= dict(torch=pytorch.version, jax=jax.__version__, hardware=hardware())
+            table.append(line)
+            print(
+                f"{name:15} {precision:8}  {line['ratio']:.2f} ({line['least']:.2f} to {line['most']:.2f})   cnnjax "
+                f"{line['cnnjax_ms']} ms, PyTorch eager {line['pytorch_eager_ms']}, compiled {line['pytorch_compile_ms']}",
+                flush=True,
+            )
+        mean = math.exp(statistics.mean(math.log(l["ratio"]) for l in table if l["precision"] == precision))
+        print(f"{'geometric mean':15} {precision:8}  {mean:.2f}")
+    if asked.table:
+        with open(asked.table, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
+
+
+if __name__ == "__main__":
+    main()
