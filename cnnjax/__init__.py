@@ -17,9 +17,11 @@ The command line is `python run.py`; the same in Python:
 
 import importlib
 
+from cnnjax.memory import keep_freed_memory
 from cnnjax.xla import without_faulty_sums
 
 without_faulty_sums()
+keep_freed_memory()
 
 _HOME = dict(
     Config="config",
