@@ -153,7 +153,11 @@ def _cond(eqn, inputs, cut_gates):
 def _scan(eqn, inputs, cut_gates):
     """Step by step: each sees its own slice of what is scanned."""
     p = eqn.params
-    length, fixed, carried = p["length"], p["num_consts"], p["num_carry"]
+    length = p["length"]
+    if "num_consts" in p:
+        fixed, carried = p["num_consts"], p["num_carry"]
+    else:  # JAX 0.11
+        fixed, carried, _ = map(len, p["ft_in"].unpack())
     if length > LONGEST_SCAN:
         refuse(eqn, f"a scan of {length:,} steps is too long")
     consts, carry, scanned = inputs[:fixed], inputs[fixed : fixed + carried], inputs[fixed + carried :]
