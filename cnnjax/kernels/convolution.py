@@ -61,7 +61,7 @@ def convolution(
         and preferred_element_type in (None, lhs.dtype)
         and 1 <= axes <= 3
         and batch_group_count == 1
-        and _channels_last(lhs.shape, rhs.shape, dimension_numbers)
+        and _is_channels_last(lhs.shape, rhs.shape, dimension_numbers)
     )
     if not usual:
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **exact)
@@ -99,7 +99,7 @@ def conv_transpose(
 ) -> jax.Array:
     """`jax.lax.conv_transpose`, channels last, same arguments and values, on the path of `paths.using`."""
     axes = lhs.ndim - 2
-    numbers = _last(axes)
+    numbers = channels_last(axes)
     dilation = tuple(rhs_dilation or (1,) * axes)
     if isinstance(padding, str):
         padding = [_transposed(k, s, padding) for k, s in zip(dilated(rhs.shape[:-2], dilation), strides)]
@@ -127,15 +127,15 @@ def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
     return before, total - before
 
 
-def _last(axes: int):
-    """Dimension numbers of channels last."""
+def channels_last(axes: int) -> jax.lax.ConvDimensionNumbers:
+    """The dimension numbers of `[B, *spatial, C]` and `[*window, I, O]` with so many spatial axes."""
     lhs = (0, axes + 1, *range(1, axes + 1))
     return jax.lax.ConvDimensionNumbers(lhs, (axes + 1, axes, *range(axes)), lhs)
 
 
-def _channels_last(lhs_shape, rhs_shape, dimension_numbers) -> bool:
+def _is_channels_last(lhs_shape, rhs_shape, dimension_numbers) -> bool:
     numbers = jax.lax.conv_dimension_numbers(lhs_shape, rhs_shape, dimension_numbers)
-    return numbers == _last(len(lhs_shape) - 2)
+    return numbers == channels_last(len(lhs_shape) - 2)
 
 
 def _plain(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:

@@ -57,12 +57,13 @@ def derive_by_formula(primitive: Primitive, plain: Callable) -> None:
     """Derivatives of the plain formula: for what is differentiated so seldom that its speed does not matter."""
 
     def jvp(primals, tangents, **parameters):
-        tangents = [ad.instantiate_zeros(t) for t in tangents]
-        return jax.jvp(partial(plain, **parameters), tuple(primals), tuple(tangents))
+        real = [jnp.issubdtype(p.dtype, jnp.floating) for p in primals]
+
+        def formula(*values):
+            left = iter(values)
+            return plain(*[next(left) if r else p for p, r in zip(primals, real)], **parameters)
+
+        pick = lambda values: tuple(v for v, r in zip(values, real) if r)
+        return jax.jvp(formula, pick(primals), pick([ad.instantiate_zeros(t) for t in tangents]))
 
     ad.primitive_jvps[primitive] = jvp
-
-
-def is_zero(tangent) -> bool:
-    """Whether a tangent is known to vanish."""
-    return type(tangent) is ad.Zero

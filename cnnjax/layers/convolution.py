@@ -1,7 +1,6 @@
 """Convolutions over all input channels with weights shared by all positions, and their relatives."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,71 +8,83 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import kernels
-from cnnjax.layers.window import check_fits, explicit_padding, per_axis
+from cnnjax.layers.window import Padding, check_fits, explicit_padding, per_axis
 
 # What stands beyond the border: zeros; the nearest pixel of the edge; the picture mirrored without its edge pixel.
 PADDING_MODES = dict(zeros="constant", edge="edge", reflect="reflect")
 
 
-class Conv(nn.Conv):
+class Conv(nn.Module):
     """Convolution of `[B, *spatial, C]` in one, two or three dimensions, by the length of `kernel_size`.
 
-    As `flax.linen.Conv` (strides, padding 'SAME', 'VALID', a number or pairs; kernel_dilation; feature_group_count;
-    use_bias), and `padding_mode` says what the padding is made of: 'zeros', 'edge' (replicated) or 'reflect'.
+    Parameters as `flax.linen.Conv`: `kernel` `[*kernel_size, C / feature_group_count, features]` and `bias`. `padding` is
+    'SAME', 'VALID', 'CIRCULAR' (the picture goes on at its other side), 'CAUSAL' (one dimension: all of it before), a
+    number, or a number or pair an axis. `padding_mode` says what it is made of: 'zeros', 'edge' (replicated) or 'reflect'.
 
     Raises:
       DoesNotFit: the kernel finds no position on the input.
       ValueError: an unknown padding mode, or a reflection wider than the input.
     """
 
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] | None = None
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] | None = None
+    feature_group_count: int = 1
+    use_bias: bool = True
     padding_mode: str = "zeros"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = nn.linear.default_kernel_init
+    bias_init: Any = nn.initializers.zeros_init()
 
     def __post_init__(self):
         if self.padding_mode not in PADDING_MODES:
             raise ValueError(f"There is no padding mode {self.padding_mode!r}: one of {', '.join(PADDING_MODES)}.")
-        if self.conv_general_dilated is None:
-            padded = partial(_convolution_of_padded, mode=PADDING_MODES[self.padding_mode])
-            self.conv_general_dilated = kernels.convolution if self.padding_mode == "zeros" else padded
         super().__post_init__()
 
-    @nn.nowrap  # else Flax takes this and Flax's own for two calls
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.padding not in ("CIRCULAR", "REFLECT", "CAUSAL"):
-            check_fits(self, *_geometry(self, x))
-        return super().__call__(x)
+        size = per_axis(self.kernel_size, 1)
+        strides, dilation = (per_axis(v, len(size)) for v in (self.strides, self.kernel_dilation))
+        window = [(k - 1) * d + 1 for k, d in zip(size, dilation)]
+        mode, pads = self._padding(x.shape[1:-1], window, strides)
+        check_fits(self, x.shape[1:-1], window, pads)
+        shape = (*size, x.shape[-1] // self.feature_group_count, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if mode != "constant":
+            x, pads = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode=mode), [(0, 0)] * len(size)
+        y = kernels.convolution(
+            x,
+            kernel,
+            strides,
+            pads,
+            rhs_dilation=dilation,
+            dimension_numbers=kernels.channels_last(len(size)),
+            feature_group_count=self.feature_group_count,
+            precision=self.precision,
+        )
+        return y if bias is None else kernels.add_bias(y, bias)
 
-
-def _geometry(conv: nn.Conv, x: jax.Array):
-    """(sizes, window, padding) of a convolution, dilations reckoned in."""
-    axes = len(per_axis(conv.kernel_size, 1))
-    sizes = [(n - 1) * d + 1 for n, d in zip(x.shape[-1 - axes : -1], per_axis(conv.input_dilation, axes))]
-    kernel = per_axis(conv.kernel_size, 1)
-    window = [(k - 1) * d + 1 for k, d in zip(kernel, per_axis(conv.kernel_dilation, axes))]
-    return sizes, window, explicit_padding(conv.padding, sizes, window, per_axis(conv.strides, axes))
-
-
-def _convolution_of_padded(
-    lhs, rhs, strides, padding, *, mode, lhs_dilation, rhs_dilation, dimension_numbers, **kwargs
-) -> jax.Array:
-    """`kernels.convolution` whose padding is not of zeros. Channels last; no dilated input."""
-    if set(lhs_dilation) != {1}:
-        raise ValueError("A convolution with input_dilation can be padded with zeros only.")
-    sizes, kernel = lhs.shape[1:-1], rhs.shape[:-2]
-    window = [(k - 1) * d + 1 for k, d in zip(kernel, rhs_dilation)]
-    pads = explicit_padding(padding, sizes, window, strides)
-    if mode == "reflect" and any(max(p) >= n for p, n in zip(pads, sizes)):
-        raise ValueError(f"A reflection of {max(map(max, pads))} positions needs more than as many, not {min(sizes)}.")
-    lhs = jnp.pad(lhs, [(0, 0), *pads, (0, 0)], mode=mode)
-    return kernels.convolution(
-        lhs,
-        rhs,
-        strides,
-        "VALID",
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        **kwargs,
-    )
+    @nn.nowrap
+    def _padding(self, sizes, window, strides):
+        """(what it is made of, as `jax.numpy.pad` names it; (before, after) for each axis)."""
+        if self.padding == "CIRCULAR":
+            return "wrap", tuple(((w - 1) // 2, w // 2) for w in window)
+        if self.padding == "CAUSAL":
+            if len(window) != 1:
+                raise ValueError("Only a convolution over one axis can be causal.")
+            return "constant", ((window[0] - 1, 0),)
+        pads, mode = explicit_padding(self.padding, sizes, window, strides), PADDING_MODES[self.padding_mode]
+        if mode == "reflect" and any(max(p) >= n for p, n in zip(pads, sizes)):
+            raise ValueError(
+                f"A reflection of {max(map(max, pads))} positions needs more than as many, not {min(sizes)}."
+            )
+        return mode, pads
 
 
 class ConvTranspose(nn.Module):
@@ -109,7 +120,7 @@ class ConvTranspose(nn.Module):
             kernel = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
         padding = nn.linear.canonicalize_padding(self.padding, len(size))
         y = kernels.conv_transpose(x, kernel, strides, padding, rhs_dilation=dilation, precision=self.precision)
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return y if bias is None else kernels.add_bias(y, bias)
 
 
 # A convolution whose weights are not shared: each position has its own ("locally connected", LeCun 1989).

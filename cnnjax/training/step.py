@@ -66,8 +66,8 @@ def train_step_of(
             params = optax.apply_updates(state.params, updates)
         metrics |= dict(
             learning_rate=schedule(state.step) * state.plateau.scale,
-            grad_norm=optax.tree.norm(gradients),
-            param_norm=optax.tree.norm(params),
+            grad_norm=_norm(gradients),
+            param_norm=_norm(params),
         )
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if ema_decay:
@@ -75,6 +75,16 @@ def train_step_of(
         return new, metrics
 
     return train_step
+
+
+def _norm(tree) -> jax.Array:
+    """The L2 norm of all arrays together. As products: a CPU takes ten times as long for squares and sums."""
+
+    def square(x):
+        everything = tuple(range(x.ndim))
+        return jax.lax.dot_general(x, x, ((everything, everything), ((), ())), precision="highest")
+
+    return jnp.sqrt(sum(map(square, jax.tree.leaves(tree))))
 
 
 def _accumulated(gradient: Callable, state: TrainState, batch: dict, key: jax.Array, parts: int):

@@ -95,3 +95,32 @@ def batch_norm_gradient(dy: jax.Array, x: jax.Array, mean, var, scale, epsilon: 
         primitives.batch_norm, arguments, out, (dy.astype(kind), x.astype(kind), mean, var, scale)
     )
     return dx.astype(x.dtype), dscale, dbias
+
+
+@functools.cache
+def _workspace_of(shape: tuple[int, ...], *parameters) -> int:
+    return primitives.response_norm_workspace(Builder(bridge().onednn), shape, *parameters)
+
+
+def response_workspace(shape: tuple[int, ...], dtype, n: int, k: float, alpha: float, beta: float) -> int:
+    """Bytes that `response_norm` keeps for its gradient."""
+    return _workspace_of(shape, TYPES[computes_in(dtype).name], n, k, alpha, beta)
+
+
+def response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: float):
+    """x -> (y, workspace), local response normalisation across channels."""
+    kind = computes_in(x.dtype)
+    size = response_workspace(x.shape, x.dtype, n, k, alpha, beta)
+    arguments = (False, x.shape, TYPES[kind.name], n, k, alpha, beta)
+    out = [jax.ShapeDtypeStruct(x.shape, kind), jax.ShapeDtypeStruct((size,), jnp.uint8)]
+    y, workspace = _call(primitives.response_norm, arguments, out, (x.astype(kind),))
+    return y.astype(x.dtype), workspace
+
+
+def response_norm_gradient(dy: jax.Array, x: jax.Array, workspace, n: int, k: float, alpha: float, beta: float):
+    """(dy, x, workspace) -> dx."""
+    kind = computes_in(x.dtype)
+    arguments = (True, x.shape, TYPES[kind.name], n, k, alpha, beta)
+    out = [jax.ShapeDtypeStruct(x.shape, kind)]
+    dx = _call(primitives.response_norm, arguments, out, (dy.astype(kind), x.astype(kind), workspace))
+    return dx.astype(x.dtype)

@@ -1,8 +1,8 @@
 /* The XLA FFI handler of every oneDNN kernel: finds the primitives of a call by its key, hands them the call's
-   buffers, runs them. Compiled ahead to `handler.bin` (`make handler`), x86-64, position independent: whoever
-   installs cnnjax needs no compiler. `machine_code.py` loads it and writes the address of the table into it.
+   buffers, runs them. Compiled ahead (`make handler`) for x86-64, position independent, into handler.py, which writes
+   the address of the table into it: whoever installs cnnjax needs no compiler.
 
-   The offsets are those of XLA's public header xla/ffi/api/c_api.h, version 0.3 (0.1 to 0.3 agree in them). */
+   The offsets are those of XLA's public header xla/ffi/api/c_api.h, versions 0.3 and 0.4, which agree in them. */
 
 typedef long long i64;
 
@@ -15,7 +15,7 @@ struct api { i64 size, ext; struct { i64 size, ext; int major, minor; } version;
 struct frame { i64 size; struct extension *extension; struct api *api; i64 context; int stage;
                struct list args, rets; struct attributes attributes; };
 
-/* What Python built: see `State` in primitives.py. */
+/* What Python built: see `Bridge` in handler.py. */
 struct bind { i64 memory, is_result, index; };
 struct run { i64 primitive, count, args; };
 struct state { i64 binds, runs; struct bind items[]; };

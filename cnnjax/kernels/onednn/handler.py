@@ -20,7 +20,7 @@ import jax
 from cnnjax.kernels.onednn.library import OneDNN, Unavailable, load
 
 TARGET = "cnnjax_onednn"
-VERSIONS = ((0, 1), (0, 2), (0, 3))  # of XLA's FFI, whose structures agree in all that handler.c reads
+VERSIONS = ((0, 3), (0, 4))  # of XLA's FFI (jaxlib 0.10, 0.11), whose structures agree in all that handler.c reads
 SLOTS = 1 << 14
 INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 

@@ -15,7 +15,7 @@ from cnnjax.kernels.window import Window
 F32, BF16, U8 = 3, 2, 6  # dnnl_data_type_t
 TYPES = dict(float32=F32, bfloat16=BF16, uint8=U8)
 FORWARD_TRAINING, BACKWARD = 64, 128
-CONVOLUTION_DIRECT, POOLING_MAX = 1, 0x1FF
+CONVOLUTION_DIRECT, POOLING_MAX, LRN_ACROSS_CHANNELS = 1, 0x1FF, 0xAFF
 USE_SCALE, USE_SHIFT = 2, 4
 SRC, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE = 1, 17, 33, 49, 50, 51, 52, 64
 DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 255, 256
@@ -172,6 +172,32 @@ def batch_norm(b: Builder, backward: bool, x, type_: int, epsilon: float) -> Bui
         names |= {DIFF_SRC: dx, DIFF_SCALE: dscale, DIFF_SHIFT: dshift}
         order = (dy, source, mean, var, scale, dx, dscale, dshift)
     return _binds(order, results=3), [(b.primitive(how), [(n, m.value) for n, m in names.items()])]
+
+
+def response_norm(b: Builder, backward: bool, x, type_: int, n: int, k: float, alpha: float, beta: float) -> Built:
+    """Forward x -> (y, workspace); backward (dy, x, workspace) -> dx. alpha multiplies the sum over the n channels."""
+    data = b.channels_last(x, type_)
+    window = (ctypes.c_int64(n), ctypes.c_float(alpha * n), ctypes.c_float(beta), ctypes.c_float(k))
+    forward = b.description("lrn_forward", FORWARD_TRAINING, LRN_ACROSS_CHANNELS, data, data, *window, None)
+    space = b.chosen(forward, WORKSPACE_MD)
+    source, workspace = b.memory(data), b.memory(space)
+    if not backward:
+        y = b.memory(data)
+        names, how, order, results = {SRC: source, DST: y, WORKSPACE: workspace}, forward, (source, y, workspace), 2
+    else:
+        how = b.description("lrn_backward", LRN_ACROSS_CHANNELS, data, data, data, *window, forward, None)
+        dy, dx = b.memory(data), b.memory(data)
+        names = {SRC: source, DIFF_DST: dy, DIFF_SRC: dx, WORKSPACE: workspace}
+        order, results = (dy, source, workspace, dx), 1
+    return _binds(order, results), [(b.primitive(how), [(m, v.value) for m, v in names.items()])]
+
+
+def response_norm_workspace(b: Builder, x, type_: int, n: int, k: float, alpha: float, beta: float) -> int:
+    """Bytes of the workspace that the forward pass leaves for the backward one."""
+    data = b.channels_last(x, type_)
+    window = (ctypes.c_int64(n), ctypes.c_float(alpha * n), ctypes.c_float(beta), ctypes.c_float(k))
+    forward = b.description("lrn_forward", FORWARD_TRAINING, LRN_ACROSS_CHANNELS, data, data, *window, None)
+    return b.onednn.library.dnnl_memory_desc_get_size(b.chosen(forward, WORKSPACE_MD))
 
 
 def row_major(shape) -> tuple[int, ...]:
