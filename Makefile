@@ -1,6 +1,7 @@
 # make train               set up and train the default experiment
 # make test                set up and run the tests
 # make train JAX=cuda13    the same on an NVIDIA GPU
+# make handler             compile cnnjax/kernels/onednn/handler.c, and print what handler.py holds of it
 # make requirements        refresh the exact versions in requirements*.txt from pyproject.toml
 
 PYTHON ?= python3
@@ -10,13 +11,15 @@ REQUIREMENTS := $(if $(filter cpu,$(JAX)),requirements.txt,requirements-$(JAX).t
 INSTALLED := $(VENV)/installed-$(JAX)
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --custom-compile-command "make requirements" --extra test pyproject.toml
 
-.PHONY: train test requirements
+.PHONY: train test requirements handler
 
 train: $(INSTALLED)
 	$(VENV)/bin/python run.py train --config=experiments/digits.py --workdir=runs/digits
 
+# The suite on 8 virtual devices, and the kernels, which serve one device, on one.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --ignore=tests/kernels
+	CNNJAX_TEST_DEVICES=1 $(VENV)/bin/python -m pytest tests/kernels
 
 # The stamp is written last: a set-up that was cut off is taken up again.
 $(INSTALLED): $(REQUIREMENTS)
@@ -25,6 +28,13 @@ $(INSTALLED): $(REQUIREMENTS)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $(REQUIREMENTS)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+HANDLER_FLAGS = -Os -fPIC -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -fcf-protection=none
+handler:
+	cc $(HANDLER_FLAGS) -c cnnjax/kernels/onednn/handler.c -o handler.o
+	objcopy -O binary -j .text handler.o handler.bin
+	xxd -p -c 56 handler.bin
+	rm handler.o handler.bin
 
 requirements-%.txt:
 	@test -f $@ || { echo "JAX=$* is not known: take cpu or cuda13."; exit 2; }

@@ -304,11 +304,6 @@ def _only_changes(line, names: tuple[str, ...]) -> None:
 
 
 VERBS = dict(
-    benchmark=Verb(
-        benchmark,
-        "how fast a network trains on this machine",
-        "python run.py benchmark --model=resnet18 --batch=32",
-    ),
     train=Verb(
         train,
         "train a network, or go on with a run",
@@ -324,6 +319,11 @@ VERBS = dict(
         inspect,
         "look at a network before it is trained: layers, work, field of view",
         "python run.py inspect --model=alexnet",
+    ),
+    benchmark=Verb(
+        benchmark,
+        "how fast a network trains on this machine",
+        "python run.py benchmark --model=resnet18 --batch=32",
     ),
     prepare=Verb(
         prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"

@@ -1,11 +1,12 @@
-"""All tests run on 8 virtual CPU devices, with JAX's strictest checks."""
+"""All tests run on 8 virtual CPU devices ($CNNJAX_TEST_DEVICES: other than 8), with JAX's strictest checks."""
 
 import contextlib
 import os
 import resource
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+DEVICES = os.environ.get("CNNJAX_TEST_DEVICES", "8")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import numpy as np

@@ -56,6 +56,7 @@ def convolution(
     path, axes = paths.current(), lhs.ndim - 2
     usual = (
         path != paths.XLA
+        and not (isinstance(padding, str) and max(lhs_dilation or (1,)) > 1)  # which lax refuses
         and lhs.dtype in TYPES
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)

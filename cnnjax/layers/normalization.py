@@ -66,8 +66,8 @@ class BatchNorm(nn.Module):
         if axis is None and (found := kernels.batch_norm(x, scale, bias, self.epsilon)):
             return found
         wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
-        moments = jnp.concatenate([wide.mean(axes), (wide * wide).mean(axes)])
-        mean, square = jnp.split(jax.lax.pmean(moments, axis) if axis else moments, 2)
+        moments = jnp.stack([wide.mean(axes), (wide * wide).mean(axes)])
+        mean, square = jax.lax.pmean(moments, axis) if axis else moments
         var = jnp.maximum(0.0, square - mean * mean)
         return _normalized(x, mean, var, scale, bias, self.epsilon), mean, var
 

@@ -102,7 +102,7 @@ class Logbook:
 
     def carried(self) -> dict:
         """What the next entry needs of the steps since the last one, for a checkpoint."""
-        return dict(sums=self._sums)
+        return dict(sums=dict(self._sums))  # a copy: it is written while further steps are added
 
     def _replace(self, text: str) -> None:
         temporary = self._path.with_name(f".{METRICS}")

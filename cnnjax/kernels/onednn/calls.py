@@ -15,13 +15,15 @@ import numpy as np
 
 from cnnjax.kernels.onednn import primitives
 from cnnjax.kernels.onednn.handler import TARGET, bridge
-from cnnjax.kernels.onednn.library import cpu_flags
+from cnnjax.kernels.onednn.library import Unsupported, cpu_flags
 from cnnjax.kernels.onednn.primitives import TYPES, Builder
 from cnnjax.kernels.window import Window
 
 
 def computes_in(dtype) -> np.dtype:
-    """The type in which oneDNN computes on arrays of a type."""
+    """The type in which oneDNN computes on arrays of a type. Raises Unsupported for other than float32 and bfloat16."""
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise Unsupported(f"Arrays of {dtype}.")
     narrow = dtype == jnp.bfloat16 and "amx_bf16" in cpu_flags()
     return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
 
@@ -30,9 +32,10 @@ def _call(builder: Callable, arguments: tuple, out: Sequence[jax.ShapeDtypeStruc
     """Runs what `builder(Builder, *arguments)` builds; several results are a list, one is itself."""
     link = bridge()
     what = f"{builder.__name__}{arguments!r}"
-    key = link.key(what, lambda: builder(Builder(link.onednn), *arguments))
-    results = jax.ffi.ffi_call(TARGET, list(out))(*inputs, key=np.int64(key))
-    return results if len(out) > 1 else results[0]
+    key, further = link.key(what, lambda: builder(Builder(link.onednn), *arguments))
+    room = [jax.ShapeDtypeStruct((size,), jnp.uint8) for size in further]
+    results = jax.ffi.ffi_call(TARGET, [*out, *room])(*inputs, key=np.int64(key))
+    return results[: len(out)] if len(out) > 1 else results[0]
 
 
 def _in_its_type(function: Callable) -> Callable:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from cnnjax.kernels.onednn.library import OneDNN, Unavailable, load
+from cnnjax.kernels.onednn.primitives import Call
 
 TARGET = "cnnjax_onednn"
 VERSIONS = ((0, 3), (0, 4))  # of XLA's FFI (jaxlib 0.10, 0.11), whose structures agree in all that handler.c reads
@@ -38,9 +39,6 @@ CODE = bytes.fromhex(
     """
 )
 
-Bind = tuple[int, bool, int]  # oneDNN memory, is it a result, which one
-Run = tuple[int, Sequence[tuple[int, int]]]  # oneDNN primitive, (argument's name, memory) of each argument
-
 
 class Bridge:
     """The registered handler. `key(what, build)` makes its table know a call."""
@@ -48,7 +46,7 @@ class Bridge:
     def __init__(self, onednn: OneDNN):
         self.onednn = onednn
         self._lock = threading.Lock()
-        self._keys: dict[str, int] = {}
+        self._keys: dict[str, tuple[int, list[int]]] = {}
         self._libc = ctypes.CDLL(None)
         self._libc.calloc.restype = ctypes.c_void_p
         self._libc.calloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
@@ -75,8 +73,8 @@ class Bridge:
         array[:] = values
         return array
 
-    def key(self, what: str, build: Callable[[], tuple[Sequence[Bind], Sequence[Run]]]) -> int:
-        """The key of a call, whose primitives are built when it is first asked for.
+    def key(self, what: str, build: Callable[[], Call]) -> tuple[int, list[int]]:
+        """(the key of a call, the sizes in bytes of its further results). It is built when it is first asked for.
 
         Raises:
           Unsupported: by `build`.
@@ -85,15 +83,19 @@ class Bridge:
             if what not in self._keys:
                 digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
                 key = int.from_bytes(digest, "little", signed=True) | 1  # 0 marks an empty slot
-                self._add(key, *build())
-                self._keys[what] = key
+                call = build()
+                self._add(key, call)
+                self._keys[what] = key, [size for _, size in call.further]
             return self._keys[what]
 
-    def _add(self, key: int, binds: Sequence[Bind], runs: Sequence[Run]) -> None:
+    def _add(self, key: int, call: Call) -> None:
         if len(self._keys) >= SLOTS // 2:
             raise RuntimeError(f"More than {SLOTS // 2} different kernels in one process.")
-        values = [len(binds), len(runs), *(value for bind in binds for value in bind)]
-        for primitive, arguments in runs:
+        results = [*call.results, *(memory for memory, _ in call.further)]
+        values = [len(call.arguments) + len(results), len(call.runs)]
+        for is_result, memories in enumerate((call.arguments, results)):
+            values += [value for index, memory in enumerate(memories) for value in (memory, is_result, index)]
+        for primitive, arguments in call.runs:
             pairs = self._kept(ctypes.c_int64, [value for pair in arguments for value in pair])
             values += [primitive, len(arguments), ctypes.addressof(pairs)]
         slot = key & (SLOTS - 1)

@@ -1,14 +1,16 @@
 """The oneDNN primitives of each kernel, over arrays as JAX has them: channels last, kernels `[*spatial, I, O]`.
 
-A builder gives (binds, runs): which memory objects take the call's buffers, and what is executed on them in order.
+A function here gives a `Call`: which memory objects take the call's buffers, and what is executed on them in order.
+What oneDNN needs besides, scratch memory and kernels in its own format, are further results of the call, so that XLA
+finds room for them. (Left to itself oneDNN keeps scratch memory by thread, and XLA's threads change.)
 Shapes are plain tuples and types oneDNN's codes, so that a builder can run without JAX. Numbers in capitals are the
 constants of oneDNN's dnnl_types.h.
 """
 
 import ctypes
 from math import prod
+from typing import NamedTuple
 
-from cnnjax.kernels.onednn.handler import Bind, Run
 from cnnjax.kernels.onednn.library import OneDNN, Unsupported
 from cnnjax.kernels.window import Window
 
@@ -17,11 +19,12 @@ TYPES = dict(float32=F32, bfloat16=BF16, uint8=U8)
 FORWARD_TRAINING, BACKWARD = 64, 128
 CONVOLUTION_DIRECT, POOLING_MAX, LRN_ACROSS_CHANNELS = 1, 0x1FF, 0xAFF
 USE_SCALE, USE_SHIFT = 2, 4
-SRC, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE = 1, 17, 33, 49, 50, 51, 52, 64
-DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 255, 256
-SRC_MD, DIFF_SRC_MD, WEIGHTS_MD, DIFF_WEIGHTS_MD, DST_MD, DIFF_DST_MD, WORKSPACE_MD = 129, 130, 131, 132, 133, 134, 135
+ARGUMENTS = dict(src=1, dst=17, weights=33, mean=49, variance=50, scale=51, shift=52, workspace=64) | dict(
+    diff_src=129, diff_dst=145, diff_weights=161, diff_scale=255, diff_shift=256
+)
+WEIGHTS_MD, DIFF_WEIGHTS_MD, WORKSPACE_MD = 131, 132, 135
 
-Built = tuple[list[Bind], list[Run]]
+SCRATCHPAD, SCRATCHPAD_MD, USER_SCRATCHPAD = 80, 136, 1
 LARGEST = 2**31 - 1  # elements along an axis or bytes between rows that 32-bit kernels can count
 
 
@@ -35,11 +38,24 @@ def dims(values) -> ctypes.Array:
     return (ctypes.c_int64 * 12)(*values)
 
 
+class Call(NamedTuple):
+    """Memory objects of arguments, results and further results (with their sizes in bytes), and what is executed."""
+
+    arguments: list[int]
+    results: list[int]
+    further: list[tuple[int, int]]
+    runs: list[tuple[int, list[tuple[int, int]]]]  # primitive, (argument's name, memory) of each
+
+
 class Builder:
-    """Descriptors and memory objects of one library."""
+    """Makes the descriptions, memory objects and primitives of one call."""
 
     def __init__(self, onednn: OneDNN):
         self.onednn, self.new = onednn, onednn.new
+        self.further: list[tuple[int, int]] = []
+        self.runs: list[tuple[int, list[tuple[int, int]]]] = []
+        self.attributes = self.new("primitive_attr_create")
+        onednn.library.dnnl_primitive_attr_set_scratchpad_mode(self.attributes, USER_SCRATCHPAD)
 
     def strided(self, shape, strides, kind: int) -> ctypes.c_void_p:
         if max(shape, default=0) > LARGEST or prod(shape) > LARGEST:
@@ -65,139 +81,163 @@ class Builder:
         logical, _ = _kernel_dims(shape, groups)
         return self.new("memory_desc_create_with_tag", len(logical), dims(logical), kind, 1)
 
-    def memory(self, description, owned: bool = False) -> ctypes.c_void_p:
-        """A memory object, whose buffer each call brings, or which owns one."""
-        return self.new("memory_create", description, self.onednn.engine, ctypes.c_void_p(-1 if owned else 0))
+    def memory(self, description) -> int:
+        """A memory object, whose buffer each call brings."""
+        return self.new("memory_create", description, self.onednn.engine, ctypes.c_void_p(0)).value
 
-    def chosen(self, primitive_description, which: int) -> ctypes.c_void_p:
-        """The description that a primitive chose for an argument."""
-        return ctypes.c_void_p(self.onednn.library.dnnl_primitive_desc_query_md(primitive_description, which, 0))
+    def size(self, description) -> int:
+        return self.onednn.library.dnnl_memory_desc_get_size(description)
 
-    def primitive(self, description) -> int:
-        return self.new("primitive_create", description).value
+    def further_memory(self, description) -> int:
+        """A memory object whose buffer is a further result of the call."""
+        self.further.append((self.memory(description), self.size(description)))
+        return self.further[-1][0]
+
+    def chosen(self, description, which: int) -> ctypes.c_void_p:
+        """What a primitive's description chose for an argument."""
+        return ctypes.c_void_p(self.onednn.library.dnnl_primitive_desc_query_md(description, which, 0))
 
     def description(self, name: str, *arguments) -> ctypes.c_void_p:
-        return self.new(f"{name}_primitive_desc_create", self.onednn.engine, *arguments)
+        return self.new(f"{name}_primitive_desc_create", self.onednn.engine, *arguments, self.attributes)
 
-    def reorder(self, source, target, source_memory, target_memory) -> Run:
+    def run(self, description, **arguments: int) -> None:
+        """Adds a primitive to what the call executes; arguments are memory objects by name."""
+        given = [(ARGUMENTS[name], memory) for name, memory in arguments.items()]
+        scratch = self.chosen(description, SCRATCHPAD_MD)
+        if self.size(scratch):
+            given.append((SCRATCHPAD, self.further_memory(scratch)))
+        self.runs.append((self.new("primitive_create", description).value, given))
+
+    def reorder(self, source, target, source_memory: int, target_memory: int) -> None:
+        """Adds a change of format."""
         engine = self.onednn.engine
-        how = self.new("reorder_primitive_desc_create", source, engine, target, engine, None)
-        return self.primitive(how), [(SRC, source_memory.value), (DST, target_memory.value)]
+        how = self.new("reorder_primitive_desc_create", source, engine, target, engine, self.attributes)
+        self.run(how, src=source_memory, dst=target_memory)
 
     def equal(self, a, b) -> bool:
         return bool(self.onednn.library.dnnl_memory_desc_equal(a, b))
 
+    def call(self, arguments, results) -> Call:
+        return Call(list(arguments), list(results), self.further, self.runs)
 
-def convolution(b: Builder, kind: str, x, w, y, type_: int, window: Window, groups: int) -> Built:
+
+def convolution(b: Builder, kind: str, x, w, y, type_: int, window: Window, groups: int) -> Call:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw); x, w, y are shapes."""
     source, target = b.channels_last(x, type_), b.channels_last(y, type_)
     given, free = b.kernel(w, groups, type_), b.kernel_in_any_format(w, groups, type_)
-    steps = steps_of(window)
-    direct = CONVOLUTION_DIRECT
-    forward = b.description("convolution_forward", FORWARD_TRAINING, direct, source, free, None, target, *steps, None)
+    steps, direct = steps_of(window), CONVOLUTION_DIRECT
+    forward = b.description("convolution_forward", FORWARD_TRAINING, direct, source, free, None, target, *steps)
     if kind == "forward":
-        how, which, names = forward, WEIGHTS_MD, (SRC, WEIGHTS, DST)
+        how = forward
     elif kind == "input_gradient":
-        how = b.description("convolution_backward_data", direct, source, free, target, *steps, forward, None)
-        which, names = WEIGHTS_MD, (DIFF_SRC, WEIGHTS, DIFF_DST)
+        how = b.description("convolution_backward_data", direct, source, free, target, *steps, forward)
     else:
-        how = b.description("convolution_backward_weights", direct, source, free, None, target, *steps, forward, None)
-        which, names = DIFF_WEIGHTS_MD, (SRC, DIFF_WEIGHTS, DIFF_DST)
-    wanted = b.chosen(how, which)
-    same = b.equal(wanted, given)
+        how = b.description("convolution_backward_weights", direct, source, free, None, target, *steps, forward)
+    wanted = b.chosen(how, DIFF_WEIGHTS_MD if kind == "weight_gradient" else WEIGHTS_MD)
     x_memory, w_given, y_memory = b.memory(source), b.memory(given), b.memory(target)
-    w_memory = w_given if same else b.memory(wanted, owned=True)
-    runs = [(b.primitive(how), [(n, m.value) for n, m in zip(names, (x_memory, w_memory, y_memory))])]
-    if not same and kind == "weight_gradient":
-        runs = [*runs, b.reorder(wanted, given, w_memory, w_given)]
-    elif not same:
-        runs = [b.reorder(given, wanted, w_given, w_memory), *runs]
-    order = dict(
-        forward=(x_memory, w_given, y_memory),
-        input_gradient=(y_memory, w_given, x_memory),
-        weight_gradient=(x_memory, y_memory, w_given),
-    )[kind]
-    return _binds(order, results=1), runs
+    same = b.equal(wanted, given)
+    w_memory = w_given if same else b.further_memory(wanted)
+    if not same and kind != "weight_gradient":
+        b.reorder(given, wanted, w_given, w_memory)
+    if kind == "forward":
+        b.run(how, src=x_memory, weights=w_memory, dst=y_memory)
+        return b.call([x_memory, w_given], [y_memory])
+    if kind == "input_gradient":
+        b.run(how, diff_src=x_memory, weights=w_memory, diff_dst=y_memory)
+        return b.call([y_memory, w_given], [x_memory])
+    b.run(how, src=x_memory, diff_weights=w_memory, diff_dst=y_memory)
+    if not same:
+        b.reorder(wanted, given, w_memory, w_given)
+    return b.call([x_memory, y_memory], [w_given])
 
 
-def product(b: Builder, left, right, out, type_: int, transpose_left: bool, transpose_right: bool) -> Built:
+def product(b: Builder, left, right, out, type_: int, transpose_left: bool, transpose_right: bool) -> Call:
     """`[M, K] @ [K, N]`; a transposed operand is stored the other way round."""
     flipped = lambda shape, flip: (shape[::-1], row_major(shape)[::-1]) if flip else (shape, row_major(shape))
-    descriptions = [
-        b.strided(*flipped(left, transpose_left), type_),
-        b.strided(*flipped(right, transpose_right), type_),
-        b.plain(out, type_),
-    ]
-    how = b.description("matmul", descriptions[0], descriptions[1], None, descriptions[2], None)
-    memories = [b.memory(d) for d in descriptions]
-    return _binds(memories, results=1), [
-        (b.primitive(how), [(n, m.value) for n, m in zip((SRC, WEIGHTS, DST), memories)])
-    ]
+    left = b.strided(*flipped(left, transpose_left), type_)
+    right = b.strided(*flipped(right, transpose_right), type_)
+    out = b.plain(out, type_)
+    how = b.description("matmul", left, right, None, out)
+    src, weights, dst = map(b.memory, (left, right, out))
+    b.run(how, src=src, weights=weights, dst=dst)
+    return b.call([src, weights], [dst])
 
 
-def max_pool_gradient(b: Builder, x, y, type_: int, window: Window, size: tuple[int, ...]) -> Built:
+def max_pool_gradient(b: Builder, x, y, type_: int, window: Window, size: tuple[int, ...]) -> Call:
     """(dy, place) -> dx; `place` numbers the pixels of each window row by row, one byte each."""
     source, target = b.channels_last(x, type_), b.channels_last(y, type_)
     strides, dilation, before, after = steps_of(window)
     arguments = (source, target, strides, dims(size), dilation, before, after)
-    forward = b.description("pooling_forward", FORWARD_TRAINING, POOLING_MAX, *arguments, None)
+    forward = b.description("pooling_forward", FORWARD_TRAINING, POOLING_MAX, *arguments)
     workspace = b.chosen(forward, WORKSPACE_MD)
     if not b.equal(workspace, b.channels_last(y, U8)):
         raise Unsupported("A window of more than 255 pixels.")
-    how = b.description("pooling_backward", POOLING_MAX, *arguments, forward, None)
-    dx, dy, place = b.memory(source), b.memory(target), b.memory(workspace)
-    given = [(DIFF_SRC, dx.value), (DIFF_DST, dy.value), (WORKSPACE, place.value)]
-    return _binds((dy, place, dx), results=1), [(b.primitive(how), given)]
+    how = b.description("pooling_backward", POOLING_MAX, *arguments, forward)
+    dx, dy, place = map(b.memory, (source, target, workspace))
+    b.run(how, diff_src=dx, diff_dst=dy, workspace=place)
+    return b.call([dy, place], [dx])
 
 
-def batch_norm(b: Builder, backward: bool, x, type_: int, epsilon: float) -> Built:
+def batch_norm(b: Builder, backward: bool, x, type_: int, epsilon: float) -> Call:
     """Forward (x, scale, bias) -> (y, mean, var); backward (dy, x, mean, var, scale) -> (dx, dscale, dbias)."""
     data, channels = b.channels_last(x, type_), b.plain(x[-1:], F32)
-    flags = USE_SCALE | USE_SHIFT
-    forward = b.description(
-        "batch_normalization_forward", FORWARD_TRAINING, data, data, ctypes.c_float(epsilon), flags, None
+    how = forward = b.description(
+        "batch_normalization_forward", FORWARD_TRAINING, data, data, ctypes.c_float(epsilon), USE_SCALE | USE_SHIFT
     )
-    per_channel = lambda: b.memory(channels)
-    mean, var, scale = per_channel(), per_channel(), per_channel()
+    src, mean, variance, scale = map(b.memory, (data, channels, channels, channels))
     if not backward:
-        shift, source, target = per_channel(), b.memory(data), b.memory(data)
-        names = {SRC: source, SCALE: scale, SHIFT: shift, DST: target, MEAN: mean, VARIANCE: var}
-        how, order = forward, (source, scale, shift, target, mean, var)
-    else:
-        how = b.description(
-            "batch_normalization_backward", BACKWARD, data, data, data, ctypes.c_float(epsilon), flags, forward, None
-        )
-        dy, source, dx, dscale, dshift = b.memory(data), b.memory(data), b.memory(data), per_channel(), per_channel()
-        names = {DIFF_DST: dy, SRC: source, MEAN: mean, VARIANCE: var, SCALE: scale}
-        names |= {DIFF_SRC: dx, DIFF_SCALE: dscale, DIFF_SHIFT: dshift}
-        order = (dy, source, mean, var, scale, dx, dscale, dshift)
-    return _binds(order, results=3), [(b.primitive(how), [(n, m.value) for n, m in names.items()])]
+        shift, dst = map(b.memory, (channels, data))
+        b.run(how, src=src, scale=scale, shift=shift, dst=dst, mean=mean, variance=variance)
+        return b.call([src, scale, shift], [dst, mean, variance])
+    how = b.description(
+        "batch_normalization_backward",
+        BACKWARD,
+        data,
+        data,
+        data,
+        ctypes.c_float(epsilon),
+        USE_SCALE | USE_SHIFT,
+        forward,
+    )
+    dy, dx, dscale, dshift = map(b.memory, (data, data, channels, channels))
+    given = dict(diff_dst=dy, src=src, mean=mean, variance=variance, scale=scale)
+    b.run(how, **given, diff_src=dx, diff_scale=dscale, diff_shift=dshift)
+    return b.call([dy, src, mean, variance, scale], [dx, dscale, dshift])
 
 
-def response_norm(b: Builder, backward: bool, x, type_: int, n: int, k: float, alpha: float, beta: float) -> Built:
+def response_norm(b: Builder, backward: bool, x, type_: int, n: int, k: float, alpha: float, beta: float) -> Call:
     """Forward x -> (y, workspace); backward (dy, x, workspace) -> dx. alpha multiplies the sum over the n channels."""
-    data = b.channels_last(x, type_)
-    window = (ctypes.c_int64(n), ctypes.c_float(alpha * n), ctypes.c_float(beta), ctypes.c_float(k))
-    forward = b.description("lrn_forward", FORWARD_TRAINING, LRN_ACROSS_CHANNELS, data, data, *window, None)
-    space = b.chosen(forward, WORKSPACE_MD)
-    source, workspace = b.memory(data), b.memory(space)
+    data, how, space = _response_norm(b, x, type_, n, k, alpha, beta)
+    src, workspace = map(b.memory, (data, space))
     if not backward:
-        y = b.memory(data)
-        names, how, order, results = {SRC: source, DST: y, WORKSPACE: workspace}, forward, (source, y, workspace), 2
-    else:
-        how = b.description("lrn_backward", LRN_ACROSS_CHANNELS, data, data, data, *window, forward, None)
-        dy, dx = b.memory(data), b.memory(data)
-        names = {SRC: source, DIFF_DST: dy, DIFF_SRC: dx, WORKSPACE: workspace}
-        order, results = (dy, source, workspace, dx), 1
-    return _binds(order, results), [(b.primitive(how), [(m, v.value) for m, v in names.items()])]
+        dst = b.memory(data)
+        b.run(how, src=src, dst=dst, workspace=workspace)
+        return b.call([src], [dst, workspace])
+    window = _response_window(n, k, alpha, beta)
+    how = b.description("lrn_backward", LRN_ACROSS_CHANNELS, data, data, data, *window, how)
+    dy, dx = map(b.memory, (data, data))
+    b.run(how, src=src, diff_dst=dy, diff_src=dx, workspace=workspace)
+    return b.call([dy, src, workspace], [dx])
 
 
 def response_norm_workspace(b: Builder, x, type_: int, n: int, k: float, alpha: float, beta: float) -> int:
     """Bytes of the workspace that the forward pass leaves for the backward one."""
+    return b.size(_response_norm(b, x, type_, n, k, alpha, beta)[2])
+
+
+def _response_norm(b: Builder, x, type_: int, *parameters):
+    """(description of the data, of the forward primitive, of its workspace)."""
+    if parameters[0] != 5:  # the paper's; of others the gradient is slow (3) or wrong (7) in oneDNN 3.2
+        raise Unsupported("Sums over other than 5 channels.")
     data = b.channels_last(x, type_)
-    window = (ctypes.c_int64(n), ctypes.c_float(alpha * n), ctypes.c_float(beta), ctypes.c_float(k))
-    forward = b.description("lrn_forward", FORWARD_TRAINING, LRN_ACROSS_CHANNELS, data, data, *window, None)
-    return b.onednn.library.dnnl_memory_desc_get_size(b.chosen(forward, WORKSPACE_MD))
+    window = _response_window(*parameters)
+    forward = b.description("lrn_forward", FORWARD_TRAINING, LRN_ACROSS_CHANNELS, data, data, *window)
+    return data, forward, b.chosen(forward, WORKSPACE_MD)
+
+
+def _response_window(n: int, k: float, alpha: float, beta: float):
+    """As oneDNN takes them, which divides alpha by n."""
+    return ctypes.c_int64(n), ctypes.c_float(alpha * n), ctypes.c_float(beta), ctypes.c_float(k)
 
 
 def row_major(shape) -> tuple[int, ...]:
@@ -211,9 +251,3 @@ def _kernel_dims(shape, groups: int):
         return (outputs, inputs, *spatial), (1, input_stride, *spatial_strides)
     each = outputs // groups
     return (groups, each, inputs, *spatial), (each, 1, input_stride, *spatial_strides)
-
-
-def _binds(memories, results: int) -> list[Bind]:
-    """Arguments first, then results, each counted from 0."""
-    count = len(memories) - results
-    return [(m.value, i >= count, i - count if i >= count else i) for i, m in enumerate(memories)]

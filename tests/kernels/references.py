@@ -1,0 +1,67 @@
+"""Convolution and pooling written out in NumPy, in float64, with their gradients: place by place of the window."""
+
+import itertools
+
+import numpy as np
+
+
+def _places(window, dilation, strides, counts):
+    """(number of the place, what it lies on at all positions)."""
+    for place in itertools.product(*map(range, window)):
+        lies = [slice(p * d, p * d + (n - 1) * s + 1, s) for p, d, n, s in zip(place, dilation, counts, strides)]
+        yield place, (slice(None), *lies)
+
+
+def convolution(x, w, dy, strides, pads, dilation, groups):
+    """(y, dx, dw) of `[B, *spatial, C]` and `[*window, C / groups, O]`; dy may be None: ones."""
+    window, inside, outside = w.shape[:-2], w.shape[-2], w.shape[-1] // groups
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)])
+    counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(padded.shape[1:-1], window, strides, dilation)]
+    y, dx, dw = np.zeros((len(x), *counts, w.shape[-1])), np.zeros(padded.shape), np.zeros(w.shape)
+    dy = np.ones(y.shape) if dy is None else dy
+    for place, lies in _places(window, dilation, strides, counts):
+        for g in range(groups):
+            ins, outs = slice(g * inside, (g + 1) * inside), slice(g * outside, (g + 1) * outside)
+            seen, kernel = padded[lies][..., ins], w[place][:, outs]
+            y[..., outs] += seen @ kernel
+            dx[(*lies, ins)] += dy[..., outs] @ kernel.T
+            dw[place][:, outs] = seen.reshape(-1, inside).T @ dy[..., outs].reshape(-1, outside)
+    inner = [slice(low, low + n) for (low, _), n in zip(pads, x.shape[1:-1])]
+    return y, dx[(slice(None), *inner)], dw
+
+
+def max_pool(x, dy, window, strides, pads):
+    """(y, dx); of equal values the first, row by row, gets the gradient."""
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    counts = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:-1], window, strides)]
+    ones = (1,) * len(window)
+    taps = np.stack([padded[lies] for _, lies in _places(window, ones, strides, counts)])
+    taken, dx = taps.argmax(0), np.zeros(padded.shape)
+    for number, (_, lies) in enumerate(_places(window, ones, strides, counts)):
+        dx[lies] += np.where(taken == number, np.ones(taken.shape) if dy is None else dy, 0)
+    inner = [slice(low, low + n) for (low, _), n in zip(pads, x.shape[1:-1])]
+    return taps.max(0), dx[(slice(None), *inner)]
+
+
+def batch_norm(x, scale, bias, dy, epsilon):
+    """(y, mean, var, dx, dscale, dbias): Ioffe & Szegedy 2015, section 3."""
+    rows, d = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
+    mean, var = rows.mean(0), rows.var(0)
+    normal = (rows - mean) / np.sqrt(var + epsilon)
+    dnormal = d * scale
+    dvar = (dnormal * (rows - mean)).sum(0) * -0.5 * (var + epsilon) ** -1.5
+    dmean = -dnormal.sum(0) / np.sqrt(var + epsilon)
+    dx = dnormal / np.sqrt(var + epsilon) + dvar * 2 * (rows - mean) / len(rows) + dmean / len(rows)
+    y = (normal * scale + bias).reshape(x.shape)
+    return y, mean, var, dx.reshape(x.shape), (d * normal).sum(0), d.sum(0)
+
+
+def response_norm(x, dy, n, k, alpha, beta):
+    """(y, dx), channel by channel."""
+    channels, half = x.shape[-1], n // 2
+    u = np.stack([k + alpha * (x[..., max(0, i - half) : i + half + 1] ** 2).sum(-1) for i in range(channels)], -1)
+    dx = dy * u**-beta
+    for i in range(channels):
+        for j in range(max(0, i - half), min(channels, i + half + 1)):
+            dx[..., j] -= dy[..., i] * x[..., i] * beta * u[..., i] ** (-beta - 1) * 2 * alpha * x[..., j]
+    return x * u**-beta, dx

@@ -1,0 +1,200 @@
+"""Every kernel and its gradients against NumPy in float64, on random shapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cnnjax import kernels
+from tests.kernels import references
+
+EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
+few = settings(
+    max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def close(found, expected, dtype):
+    assert found.dtype == dtype
+    largest = np.abs(expected).max(initial=0) or 1
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=EXACT[dtype] * largest, rtol=0)
+
+
+def rounded(array, dtype):
+    """What the kernel sees, and the same in float64."""
+    seen = jnp.asarray(array, dtype)
+    return seen, np.asarray(seen, np.float64)
+
+
+def traced(path, function, *arrays):
+    """The value and the pull-back of a function that takes a path, compiled."""
+
+    def both(arrays, ct):
+        with kernels.using(path):
+            value, pull = jax.vjp(function, *arrays)
+            return value, pull(ct.astype(value.dtype).reshape(value.shape))
+
+    return jax.jit(both)
+
+
+@st.composite
+def convolutions(draw):
+    """(x shape, w shape, strides, pads, dilation, groups) of a convolution that finds a position."""
+    axes = draw(st.integers(1, 3))
+    many = lambda low, high: draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes))
+    window, strides, dilation = many(1, 4), many(1, 3), many(1, 2)
+    pads = [(draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(axes)]
+    groups = draw(st.sampled_from((1, 1, 2, 3)))
+    inputs, outputs = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
+    if draw(st.booleans()) and axes < 3:
+        groups = inputs  # depthwise
+        outputs = inputs * draw(st.integers(1, 2))
+    least = [max(1, (k - 1) * d + 1 - sum(p)) for k, d, p in zip(window, dilation, pads)]
+    sizes = [n + draw(st.integers(0, 7)) for n in least]
+    x = (draw(st.integers(1, 3)), *sizes, inputs)
+    return x, (*window, inputs // groups, outputs), tuple(strides), pads, tuple(dilation), groups
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@few
+@given(shape=convolutions(), seed=st.integers(0, 2**16))
+def test_convolution_and_its_gradients(path, dtype, shape, seed):
+    x_shape, w_shape, strides, pads, dilation, groups = shape
+    rng = np.random.default_rng(seed)
+    x, x64 = rounded(rng.normal(size=x_shape), dtype)
+    w, w64 = rounded(rng.normal(size=w_shape), dtype)
+    y64 = references.convolution(x64, w64, None, strides, pads, dilation, groups)[0]
+    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
+    expected = references.convolution(x64, w64, dy64, strides, pads, dilation, groups)
+    function = lambda x, w: kernels.convolution(
+        x, w, strides, pads, rhs_dilation=dilation, dimension_numbers=kernels.channels_last(len(strides)),
+        feature_group_count=groups,
+    )  # fmt: skip
+    y, (dx, dw) = traced(path, function)((x, w), dy)
+    for found, reference in zip((y, dx, dw), expected, strict=True):
+        assert found.shape == reference.shape
+        close(found, reference, dtype)
+
+
+@pytest.mark.parametrize("padding", ("SAME", "VALID", "pairs"))
+@pytest.mark.parametrize("size, strides, dilation", [((2, 2), (2, 2), 1), ((3, 3), (2, 2), 1), ((4, 3), (3, 1), 1),
+                                                     ((3,), (2,), 2), ((2, 3, 2), (2, 1, 3), 1)])  # fmt: skip
+def test_transposed_convolution_spreads_its_input(path, size, strides, dilation, padding):
+    rng, axes = np.random.default_rng(0), len(size)
+    x, w = rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), rng.normal(size=(*size, 3, 4))
+    full = [(n - 1) * s + (k - 1) * dilation + 1 for n, s, k in zip(x.shape[1:-1], strides, size)]
+    y = np.zeros((2, *full, 4))
+    for place in np.ndindex(*size):  # out[s * i + d * (k - 1 - j)] += x[i] w[j]
+        at = [slice(d := dilation * (k - 1 - j), d + (n - 1) * s + 1, s)
+              for j, k, n, s in zip(place, size, x.shape[1:-1], strides)]  # fmt: skip
+        y[(slice(None), *at)] += x @ w[place]
+    padding = [(1, 2)] * axes if padding == "pairs" else padding
+    expected = jax.lax.conv_transpose(*map(jnp.float32, (x, w)), strides, padding, rhs_dilation=(dilation,) * axes)
+    with kernels.using(path):
+        found = jax.jit(lambda x, w: kernels.conv_transpose(x, w, strides, padding, rhs_dilation=(dilation,) * axes))(
+            jnp.float32(x), jnp.float32(w)
+        )
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    if padding == "VALID" and all(k >= s for k, s in zip(size, strides)) and dilation == 1:
+        close(found, y, jnp.float32)
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@few
+@given(sizes=st.tuples(*[st.integers(1, 40)] * 3), seed=st.integers(0, 2**16))
+def test_dense_and_its_gradients(path, dtype, sizes, seed):
+    rows, inner, columns = sizes
+    rng = np.random.default_rng(seed)
+    (a, a64), (b, b64) = (
+        rounded(rng.normal(size=(rows, inner)), dtype),
+        rounded(rng.normal(size=(inner, columns)), dtype),
+    )
+    dy, dy64 = rounded(rng.normal(size=(rows, columns)), dtype)
+    y, (da, db) = traced(path, lambda a, b: kernels.dense(a, b, (((1,), (0,)), ((), ()))))((a, b), dy)
+    for found, expected in zip((y, da, db), (a64 @ b64, dy64 @ b64.T, a64.T @ dy64), strict=True):
+        close(found, expected, dtype)
+
+
+@few
+@given(data=st.data(), seed=st.integers(0, 2**16))
+def test_max_pool_and_its_gradient(path, data, seed):
+    axes = data.draw(st.integers(1, 3))
+    window = tuple(data.draw(st.integers(1, 4)) for _ in range(axes))
+    strides = tuple(data.draw(st.integers(1, 3)) for _ in range(axes))
+    pads = [(data.draw(st.integers(0, k - 1)), data.draw(st.integers(0, k - 1))) for k in window]
+    sizes = [k + data.draw(st.integers(0, 7)) for k in window]
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-2, 3, (2, *sizes, data.draw(st.integers(1, 20)))).astype(np.float64)  # whole numbers: many ties
+    y64, _ = references.max_pool(x, None, window, strides, pads)
+    dy = rng.normal(size=y64.shape)
+    y64, dx64 = references.max_pool(x, dy, window, strides, pads)
+    y, (dx,) = traced(path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.float32(x),), jnp.float32(dy))
+    close(y, y64, jnp.float32)
+    close(dx, dx64, jnp.float32)
+
+
+def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(path):
+    """After ReLU whole windows are zero."""
+    x = jnp.zeros((1, 6, 6, 17))
+    for window, strides in (((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 3), (1, 1))):
+        pool = lambda x, w=window, s=strides: kernels.max_pool(x, w, s, ((0, 0), (0, 0)))
+        expected = jax.grad(lambda x: pool(x).sum())(x)  # noqa: B023 (XLA's path: lax.reduce_window)
+        found = traced(path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_float64_stays_float64(path):
+    """What oneDNN does not compute in is not rounded to what it does."""
+    x, dy = np.random.default_rng(0).normal(size=(2, 1, 6, 6, 3))
+    with jax.enable_x64(True):
+        _, dx = references.max_pool(x, dy[:, ::2, ::2], (2, 2), (2, 2), [(0, 0)] * 2)
+        pool = lambda x: kernels.max_pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
+        _, (found,) = traced(path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
+        np.testing.assert_array_equal(found, dx)
+
+
+def test_max_pool_hides_no_nan(path):
+    x = np.zeros((1, 4, 4, 8), np.float32)
+    x[0, 1, 1, 0] = np.nan
+    x[0, :2, :2, 1] = -np.inf
+    with kernels.using(path):
+        y = kernels.max_pool(jnp.asarray(x), (2, 2), (2, 2), ((0, 0), (0, 0)))
+    assert np.isnan(y[0, 0, 0, 0]) and np.isnan(np.asarray(y)).sum() == 1
+    assert y[0, 0, 0, 1] == -np.inf
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (3, 7, 16), (2, 3, 4, 2, 5), (6, 9)])
+def test_batch_norm_and_its_gradients(onednn, shape):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(3, 2, shape), rng.normal(size=shape)
+    scale, bias = rng.normal(size=shape[-1]), rng.normal(size=shape[-1])
+    expected = references.batch_norm(x, scale, bias, dy, 1e-5)
+    function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
+    y, gradients = traced(onednn, function)(tuple(map(jnp.float32, (x, scale, bias))), jnp.float32(dy))
+    with kernels.using(onednn):
+        _, mean, var = kernels.batch_norm(*map(jnp.float32, (x, scale, bias)), 1e-5)
+    for found, reference in zip((y, mean, var, *gradients), expected, strict=True):
+        close(found, reference, jnp.float32)
+
+
+@pytest.mark.parametrize("n, beta", [(5, 0.75), (3, 0.5), (7, 0.75)])
+def test_response_norm_and_its_gradient(path, n, beta):
+    rng = np.random.default_rng(0)
+    x, dy = 3 * rng.normal(size=(2, 5, 4, 19)), rng.normal(size=(2, 5, 4, 19))
+    y64, dx64 = references.response_norm(x, dy, n, 2.0, 0.1, beta)
+    function = lambda x: kernels.local_response_norm(x, n=n, k=2.0, alpha=0.1, beta=beta)
+    y, (dx,) = traced(path, function)((jnp.float32(x),), jnp.float32(dy))
+    close(y, y64, jnp.float32)
+    close(dx, dx64, jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 1), (4, 3)])
+def test_a_bias_gets_the_sum_over_all_positions(path, shape):
+    rng = np.random.default_rng(0)
+    y, bias, dy = rng.normal(size=shape), rng.normal(size=shape[-1]), rng.normal(size=shape)
+    found, (_, dbias) = traced(path, kernels.add_bias)((jnp.float32(y), jnp.float32(bias)), jnp.float32(dy))
+    close(found, y + bias, jnp.float32)
+    close(dbias, dy.reshape(-1, shape[-1]).sum(0), jnp.float32)
