@@ -38,6 +38,9 @@ def main(argv: list[str]) -> int:
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError) as error:
         print(f"cnnjax: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"cnnjax: this takes more memory than there is: {error or 'arrays of that size'}.", file=sys.stderr)
+        return 1
     except OSError as error:  # the disk is full, say
         print(f"cnnjax: {error.filename or 'the system'}: {error.strerror or error}.", file=sys.stderr)
         return 1
@@ -173,6 +176,9 @@ def inspect(arguments: list[str]) -> int:
     _no_arguments(line)
     if line.experiment and line.flags["model"]:
         raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
+    for flag in ("layer", "image"):
+        if line.flags[flag] and not line.flags["picture"]:
+            raise UserError(f"--{flag} is for a picture: say --picture=FILE.png too.")
     cut_gates = line.flags["gates"] == "cut"
     module, shape = experiment.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
     image = experiment.image_like(shape)
@@ -180,8 +186,11 @@ def inspect(arguments: list[str]) -> int:
         table = layer_table.layer_table(module, image, cut_gates=cut_gates, train=False)
     except DoesNotFit as error:
         least = findings.least_size(module, image.shape, train=False)
-        raise DoesNotFit(f"{error}\nIt takes at least {'x'.join([str(least)] * (len(shape) - 1))}.") from None
+        takes = f"\nIt takes at least {'x'.join([str(least)] * (len(shape) - 1))}." if least else ""
+        raise DoesNotFit(f"{error}{takes}") from None
     found = findings.findings(table, module, image, train=False, training=dict(train=True))
+    if not cut_gates:
+        found += findings.gates(table, layer_table.layer_table(module, image, cut_gates=True, train=False))
     if line.flags["picture"]:
         flags = line.flags
         said = drawing.draw(flags["picture"], table, module, image, flags["layer"], flags["image"], train=False)

@@ -184,7 +184,7 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
 
 def positive(text: str, flag: str, form: str) -> int:
     """A whole number above 0 that was typed. Raises UserError, naming the flag, for anything else."""
-    if not text.strip().isdigit() or int(text) == 0:
+    if not (text.isascii() and text.strip().isdigit()) or int(text) == 0:
         raise UserError(f"{flag} must be {form}, not {text!r}.")
     return int(text)
 

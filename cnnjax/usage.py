@@ -103,7 +103,7 @@ FLAGS = dict(
         ),
         Flag("picture", None, "FILE.png: draws the field of view and the effective one over an image"),
         Flag("layer", None, "whose field of view the picture shows; default: the last with positions"),
-        Flag("image", None, "FILE: the image to draw over; default: noise"),
+        Flag("image", None, "FILE: the image to draw over; default: plain grey"),
     ),
     train=(WORKDIR,),
     evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),

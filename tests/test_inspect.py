@@ -99,3 +99,26 @@ def test_a_picture_is_drawn(inspect, tmp_path):
 def test_what_cannot_be_done_is_said_in_two_lines(inspect, flags, words):
     code, out, err = inspect(*flags.split())
     assert code == 2 and words in err and len(err.strip().splitlines()) <= 2 and "Traceback" not in err and out == ""
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--model=resnet20_cifar", "--config.model.stem_width=64"], "64 arrive where 16 are wanted"),
+        (["--model=resnet50", "--config.model.widening=0.001"], "config.model.widening=0.001 leaves no channel"),
+        (["--model=resnet18", "--config.model.groups=4"], "config.model.groups is for bottlenecks"),
+        (["--model=lenet5", "--input=²,28,1"], "--input must be"),
+        (["--model=cnn", "--config.model.channels=" + ",".join("1" * 14), "--input=28,28,1"], "8192x8192"),
+        (["--model=lenet5", "--layer=c1"], "--layer is for a picture"),
+        (["--model=lenet5", "--image=a.png"], "--image is for a picture"),
+    ],
+)
+def test_what_a_reader_broke_gets_a_line(inspect, flags, says):
+    code, out, err = inspect(*flags)
+    assert code == 2 and out == "" and says in err and err.count("\n") <= 2 and "None" not in err
+
+
+def test_gates_are_reported_with_the_field_of_view_without_them(inspect):
+    code, out, _ = inspect("--model=efficientnet_b0")
+    assert code == 0
+    assert "gates (squeeze-and-excite) see the whole picture. Without them the field of view is 851x851" in out

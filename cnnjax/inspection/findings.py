@@ -31,6 +31,24 @@ def findings(table: Table, module: nn.Module, *inputs: Any, training: dict | Non
     ]  # fmt: skip
 
 
+def gates(table: Table, without_gates: Table) -> list[str]:
+    """Where gates made of the whole picture widen the fields of view, and what these are without them."""
+    pairs = [
+        (whole, cut)
+        for whole, cut in zip(table.rows, without_gates.rows)
+        if whole.field_of_view and cut.field_of_view and len(whole.shape) == len(table.input_shape)
+    ]
+    widened = [(whole, cut) for whole, cut in pairs if whole.field_of_view[0].stride != cut.field_of_view[0].stride]
+    if not widened:
+        return []
+    (first, _), (last, cut) = widened[0], widened[-1]
+    views = "x".join(str(view.size) for view in cut.field_of_view)
+    return [
+        f"From {first.name} on gates (squeeze-and-excite) see the whole picture. Without them the field of view is "
+        f"{views} at {last.name}: --gates=cut shows it for every layer."
+    ]
+
+
 def dropped_pixels(table: Table) -> list[str]:
     """Layers after which pixels of the input are seen by no position any more, though they were before."""
     lines, axes = [], len(table.input_shape) - 2
@@ -43,7 +61,7 @@ def dropped_pixels(table: Table) -> list[str]:
             low, high = int(view.low.min()), int(view.high.max())
             lost = [(f"first {low - first}", low > first), (f"last {last - high}", high < last)]
             # A branch that sees less is no loss while another still sees all: only strided layers drop pixels for good.
-            if row.shape[1 + axis] < row.input_shape[1 + axis : 2 + axis][0]:
+            if len(row.input_shape) == len(row.shape) and row.shape[1 + axis] < row.input_shape[1 + axis]:
                 lines += [
                     f"{row.name} drops the {text} of {table.input_shape[1 + axis]} input positions along axis {1 + axis}: "
                     f"its windows do not reach them."
@@ -96,12 +114,13 @@ def dead_parameters(module: nn.Module, *inputs: Any, **kwargs: Any) -> list[str]
 
     def total(params, others, inputs):
         outputs = module.apply(dict(others, params=params), *inputs, **kwargs, mutable=True, rngs=dict(dropout=key))[0]
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(outputs))
+        real = (leaf for leaf in jax.tree.leaves(outputs) if jnp.issubdtype(leaf.dtype, jnp.floating))
+        return sum((jnp.sum(leaf**2) for leaf in real), jnp.zeros(()))
 
     closed = jax.make_jaxpr(jax.grad(total))(params, others, inputs)
     reached = depends(closed.jaxpr, [True] * len(closed.jaxpr.invars))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return ["/".join(str(key.key) for key in path) for path, used in zip(paths, reached) if not used]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, used in zip(paths, reached) if not used]
 
 
 def depends(jaxpr: core.Jaxpr, inputs: list[bool]) -> list[bool]:

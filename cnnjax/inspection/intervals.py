@@ -162,6 +162,16 @@ def placed(interval: Interval, axes: Sequence[int], rank: int) -> Interval:
     return Interval(*arrays, affine)
 
 
+def unmoved(interval: Interval, axes: Sequence[int]) -> Interval:
+    """Of an array whose single element along each of some axes is about to be repeated: its law does not move there."""
+    law = interval.affine
+    if law and any(law.spread(axis) for axis in axes):
+        law = None
+    if law:
+        law = law._replace(coefficients=tuple((axis, rate) for axis, rate in law.coefficients if axis not in axes))
+    return interval._replace(affine=law)
+
+
 def indexed(interval: Interval, axis: int, start: int, stop: int, step: int = 1) -> Interval:
     """After `[start:stop:step]` along an axis; a negative step reads backwards from `start` down to `stop`, included."""
     low, high, affine = interval

@@ -138,7 +138,8 @@ def _recorder(calls: list) -> Callable:
         leaf = len(parents) == before
         parents.append(path)
         index = sum(known.path == path for known in calls)
-        shape = tuple(getattr(args[0], "shape", ())) if args else ()
+        given = next(iter([*args, *kwargs.values()]), None)
+        shape = tuple(getattr(given, "shape", ()))
         calls.append(_Call(path, type(context.module).__name__, index, leaf, shape))
         return result
 
@@ -160,7 +161,7 @@ def _learnables(params: Any) -> dict[tuple[str, ...], dict[str, tuple[int, ...]]
     """The shapes of parameters by the path of the layer that owns them."""
     owners: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *owner, name = (str(key.key) for key in path)
+        *owner, name = (jax.tree_util.keystr((key,), simple=True) for key in path)
         owners.setdefault(tuple(owner), {})[name] = tuple(leaf.shape)
     return owners
 

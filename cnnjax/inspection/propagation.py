@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.inspection import intervals
 from cnnjax.inspection.intervals import Interval
 
-LARGEST_KNOWN = 10**7  # elements: larger constants are taken for unknown ones
+LARGEST_KNOWN = 4 * 10**7  # elements: larger constants are taken for unknown ones
 LONGEST_SCAN = 10_000  # steps
 
 
@@ -43,14 +43,16 @@ class Value(NamedTuple):
 
 def constant(array: Any) -> Value:
     """A value whose elements are known."""
+    if jax.dtypes.issubdtype(getattr(array, "dtype", np.float32), jax.dtypes.extended):  # random keys
+        return unknown(array.shape)
     array = np.asarray(array)
     return Value(array.shape, None, array if array.size <= LARGEST_KNOWN else None)
 
 
 def closed_over(array: Any) -> Value:
-    """A value that a function brings along: arrays of floats may be parameters, and count as not zero."""
+    """A value that a function brings along: floats may be parameters, and count as not zero."""
     value = constant(array)
-    trainable = value.shape and np.issubdtype(np.asarray(array).dtype, np.inexact)
+    trainable = jax.dtypes.issubdtype(getattr(array, "dtype", np.int32), np.inexact)
     return value._replace(known=None) if trainable else value
 
 
@@ -74,7 +76,7 @@ def propagate(closed: core.ClosedJaxpr, arguments: Sequence[Value], cut_gates: b
 
     jaxpr = closed.jaxpr
     values = dict(zip(jaxpr.constvars, map(closed_over, closed.consts))) | dict(zip(jaxpr.invars, arguments))
-    read = lambda atom: closed_over(atom.val) if isinstance(atom, core.Literal) else values[atom]
+    read = lambda atom: constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
     for eqn in jaxpr.eqns:
         inputs, name = [read(atom) for atom in eqn.invars], eqn.primitive.name
         if name in CONTROL:

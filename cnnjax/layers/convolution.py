@@ -123,8 +123,19 @@ class ConvTranspose(nn.Module):
         return y if bias is None else kernels.add_bias(y, bias)
 
 
-# A convolution whose weights are not shared: each position has its own ("locally connected", LeCun 1989).
-LocallyConnected = nn.ConvLocal
+class LocallyConnected(nn.ConvLocal):
+    """A convolution whose weights are not shared: each position has its own ("locally connected", LeCun 1989).
+
+    As `flax.linen.ConvLocal`. Raises DoesNotFit where the kernel finds no position on the input.
+    """
+
+    @nn.nowrap  # else Flax takes this and Flax's own for two calls
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = per_axis(self.kernel_size, 1)
+        strides, dilation = (per_axis(v, len(size)) for v in (self.strides, self.kernel_dilation))
+        window = [(k - 1) * d + 1 for k, d in zip(size, dilation)]
+        check_fits(self, x.shape[1:-1], window, explicit_padding(self.padding, x.shape[1:-1], window, strides))
+        return super().__call__(x)
 
 
 class InterpolateConv(nn.Module):

@@ -48,7 +48,7 @@ def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     blocks = split.transpose(order).reshape(x.shape[0], *counts, -1, x.shape[-1])
     first = jnp.argmax(jax.lax.stop_gradient(blocks), axis=-2, keepdims=True)
     places = jax.lax.broadcasted_iota(first.dtype, blocks.shape, blocks.ndim - 2)
-    return jnp.where(places == first, blocks, 0).sum(-2)
+    return jnp.where(places == first, blocks, jnp.zeros((), x.dtype)).sum(-2, dtype=x.dtype)
 
 
 class AveragePool(nn.Module):

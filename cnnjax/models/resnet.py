@@ -67,6 +67,12 @@ class Options:
         )
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        if self.block == "bottleneck" and round(self.width * self.widening) < 1:
+            raise UserError(
+                f"config.model.widening={self.widening} leaves no channel inside the first stage's bottlenecks."
+            )
+        if self.block == "basic" and self.groups != 1:
+            raise UserError("config.model.groups is for bottlenecks: take config.model.block=bottleneck, or 1 group.")
         if self.block == "bottleneck" and round(self.width * self.widening) % self.groups:
             raise UserError(
                 f"config.model.groups={self.groups} does not divide the {round(self.width * self.widening)} channels "
@@ -132,6 +138,11 @@ class Block(nn.Module):
         if self.shortcut == "padding":
             x = layers.AveragePool((1, 1), (stride, stride), name="shortcut")(x)
             missing = features - x.shape[-1]
+            if missing < 0:
+                raise UserError(
+                    f"config.model.shortcut=padding only adds channels: {x.shape[-1]} arrive where {features} are wanted. "
+                    "Lower config.model.stem_width, or take config.model.shortcut=projection."
+                )
             return jnp.pad(x, [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
         x = self.conv("shortcut", activated, features, 1, stride)
         return x if self.pre_activation else self.norm("shortcut_norm", x)

@@ -373,3 +373,60 @@ def test_large_networks_take_less_than_five_seconds():
     start = time.monotonic()
     field_of_view(lambda x, v: model.apply(v, x), image, variables)
     assert time.monotonic() - start < 5
+
+
+class ReZero(nn.Module):
+    """Bachlechner et al. 2020: a branch weighed by a scalar that begins as zero."""
+
+    @nn.compact
+    def __call__(self, x):
+        branch = nn.Conv(2, (5,), param_dtype=jnp.bfloat16, kernel_init=nn.initializers.zeros)(x)
+        return x + self.param("alpha", nn.initializers.zeros, ()) * branch
+
+
+def _closed(module, x):
+    variables = module.init(jax.random.key(0), x)
+    return lambda x: module.apply(variables, x)
+
+
+class PooledGate(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = layers.Conv(2, (3,), padding="VALID")(x)
+        return x * jax.nn.sigmoid(layers.AveragePool((x.shape[1],))(x))
+
+
+NINE = jnp.ones((1, 9, 2))
+
+
+@pytest.mark.parametrize(
+    "function, size, stride",
+    [
+        (lambda x: x + x[:, :1], 9, None),
+        (lambda x: jnp.broadcast_to(x[:, :1], x.shape), 1, 0),
+        (_closed(ReZero(), NINE), 5, 1),
+        (lambda x: jax.lax.top_k(x, 3, axis=1)[0], 9, 0),
+        (lambda x: jax.lax.reduce_window((x, 2 * x), (0.0, 0.0), lambda a, b: (a[0] + b[0], a[1] + b[1]), (1, 3, 1),
+                                         (1, 1, 1), "VALID")[1], 3, 1),
+        (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), 1, 1),
+    ],
+    ids=["a slice on all", "a slice repeated", "closed-over zeros", "top_k", "two in a window", "a key"],
+)  # fmt: skip
+def test_what_a_reader_found_wrong(function, size, stride):
+    """Each was silently too small, or a traceback."""
+    (view,) = field_of_view(function, NINE)
+    assert max(view.size, int((view.high - view.low + 1).max())) == size
+    if stride is not None:
+        assert (view.stride or 0) == stride
+
+
+def test_a_gate_that_is_pooled_by_a_window_can_be_cut():
+    x = jnp.ones((1, 20, 2))
+    assert field_of_view(_closed(PooledGate(), x), x)[0].size == 20
+    assert field_of_view(_closed(PooledGate(), x), x, cut_gates=True)[0].size == 3
+
+
+@pytest.mark.parametrize("how", [dict(mode="fill", fill_value=0), dict(mode="fill", fill_value=0.5), {}])
+def test_what_is_filled_in_comes_from_nowhere(how):
+    (view,) = field_of_view(lambda x: jnp.take(x, jnp.array([0, 3, 20, 8]), axis=1, **how), NINE)
+    assert (view.low[2] > view.high[2]) and view.low[[0, 1, 3]].tolist() == view.high[[0, 1, 3]].tolist() == [0, 3, 8]

@@ -21,8 +21,15 @@ ELEMENTWISE = """
 
 @rule(*ELEMENTWISE)
 def elementwise(eqn, inputs, cut_gates):
-    rank = len(eqn.outvars[0].aval.shape)
-    join = lambda axis: intervals.union((seen_by(v, axis) for v in inputs), rank, cut_gates)
+    shape = eqn.outvars[0].aval.shape
+
+    def join(axis: int):
+        parts = []
+        for value in inputs:
+            repeated = [n for n, (own, whole) in enumerate(zip(value.shape, shape)) if own == 1 < whole]
+            parts.append(intervals.unmoved(seen_by(value, axis), repeated))
+        return intervals.union(parts, len(shape), cut_gates)
+
     return [output(eqn, map(join, spatial_axes(inputs)))]
 
 
@@ -62,7 +69,9 @@ def unchanged(eqn, inputs, cut_gates):
 @rule("broadcast_in_dim")
 def broadcast(eqn, inputs, cut_gates):
     axes, shape = eqn.params["broadcast_dimensions"], eqn.params["shape"]
-    return [output(eqn, (intervals.placed(i, axes, len(shape)) for i in inputs[0].sees))]
+    repeated = [n for n, axis in enumerate(axes) if inputs[0].shape[n] == 1 < shape[axis]]
+    sees = (intervals.unmoved(i, repeated) for i in inputs[0].sees)
+    return [output(eqn, (intervals.placed(i, axes, len(shape)) for i in sees))]
 
 
 @rule("reshape", "squeeze", "expand_dims")
@@ -171,7 +180,7 @@ def moved_by_index(eqn, inputs, cut_gates):
     for axis in spatial_axes(inputs):
         ends = []
         for low in (True, False):
-            if name == "gather" and p.get("fill_value") is None and "fill_value" in p:
+            if name == "gather":  # what is filled in comes from nowhere
                 p["fill_value"] = NOTHING_32 if low else -NOTHING_32
             operands = []
             for n, value in enumerate(inputs):
@@ -181,8 +190,6 @@ def moved_by_index(eqn, inputs, cut_gates):
                 else:
                     operands.append(value.known)
             ends.append(np.asarray(eqn.primitive.bind(*map(jax.numpy.asarray, operands), **p)).astype(np.int64))
-            p["fill_value"] = eqn.params.get("fill_value") if "fill_value" in eqn.params else None
-            p = {k: v for k, v in p.items() if k in eqn.params}
         low, high = ends
         low, high = np.where(low == NOTHING_32, NOTHING, low), np.where(high == -NOTHING_32, -NOTHING, high)
         sees.append(intervals.collapsed(low, high, None))

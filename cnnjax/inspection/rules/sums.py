@@ -35,7 +35,7 @@ def cumulative(eqn, inputs, cut_gates):
 def sort(eqn, inputs, cut_gates):
     """Any element along the axis may come from anywhere on it, whichever operand decides."""
     rank = len(inputs[0].shape)
-    axis = eqn.params.get("dimension", rank - 1)
+    axis = eqn.params.get("dimension", eqn.params.get("axis", -1)) % rank
     sees = []
     for n in spatial_axes(inputs):
         whole = intervals.union((seen_by(v, n) for v in inputs), rank)
@@ -47,7 +47,9 @@ def sort(eqn, inputs, cut_gates):
 
 @rule("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
 def window(eqn, inputs, cut_gates):
-    p, value = eqn.params, inputs[0]
+    p = eqn.params
+    operands = inputs[: len(eqn.outvars)]  # the others are where each of them starts
+    value = next(v for v in operands if v.sees)
     rank, out = len(value.shape), eqn.outvars[0].aval.shape
     ones = (1,) * rank
     windows, strides, padding = p["window_dimensions"], p["window_strides"] or ones, p["padding"]
@@ -62,7 +64,8 @@ def window(eqn, inputs, cut_gates):
                 )
         return interval
 
-    return [output(eqn, map(moved, value.sees))]
+    whole = [intervals.union((seen_by(v, n) for v in operands), rank) for n in spatial_axes(operands)]
+    return [output(eqn, map(moved, whole), n) for n in range(len(eqn.outvars))]
 
 
 @rule("conv_general_dilated")
