@@ -65,6 +65,8 @@ def convolution(
         and _is_channels_last(lhs.shape, rhs.shape, dimension_numbers)
     )
     if not usual:
+        if path != paths.XLA and lhs.dtype not in TYPES:
+            paths.say_once(f"convolutions of {lhs.dtype} are XLA's: the {path} kernels are for float32 and bfloat16")
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **exact)
     strides, dilation = tuple(window_strides), tuple(rhs_dilation or (1,) * axes)
     spread = tuple(lhs_dilation or (1,) * axes)

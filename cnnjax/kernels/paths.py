@@ -6,6 +6,8 @@ inspects, counts or exports a network sees plain XLA operations.
 
 import contextlib
 import contextvars
+import functools
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -31,6 +33,12 @@ def using(path: str) -> Iterator[None]:
 def current() -> str:
     """The path of what is being traced."""
     return _path.get()
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Tells the person at the terminal, the first time."""
+    print(f"cnnjax: {text}.", file=sys.stderr)
 
 
 def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str, str]:

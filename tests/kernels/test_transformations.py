@@ -147,6 +147,49 @@ def test_threads_do_not_disturb_each_other(path):
     assert not wrong
 
 
+def test_other_types_are_said_once(path, capfd):
+    kernels.paths.say_once.cache_clear()
+    with kernels.using(path):
+        for _ in range(3):
+            kernels.convolution(
+                jnp.ones((1, 3, 3, 1), jnp.int32),
+                jnp.ones((1, 1, 1, 1), jnp.int32),
+                (1, 1),
+                "SAME",
+                dimension_numbers=NUMBERS,
+            )
+    assert (
+        capfd.readouterr().err
+        == f"cnnjax: convolutions of int32 are XLA's: the {path} kernels are for float32 and bfloat16.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "window, strides, channels, features, groups",
+    [((3, 3), (2, 1), 4, 6, 1), ((1, 1), (2, 2), 4, 6, 1), ((3, 2), (1, 2), 4, 6, 2), ((3, 3), (2, 2), 4, 4, 4)],
+    ids=["plain", "1x1", "groups", "depthwise"],
+)
+def test_the_portable_forms_see_what_xlas_convolution_sees(window, strides, channels, features, groups):
+    from cnnjax.inspection.field_of_view import field_of_view
+    from cnnjax.kernels import portable
+    from cnnjax.kernels.convolution import Geometry
+    from cnnjax.kernels.window import Window
+
+    x, w = jnp.ones((1, 11, 12, channels)), jnp.ones((*window, channels // groups, features))
+    pads = tuple((k // 2, k // 2) for k in window)
+    plain = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, strides, pads, dimension_numbers=NUMBERS, feature_group_count=groups
+    )
+    geometry = Geometry(x.shape, w.shape, jax.eval_shape(plain, x, w).shape, Window(strides, pads, (1, 1)), groups)
+    expected = field_of_view(plain, x, w)
+    for one, other in zip(
+        expected, field_of_view(lambda x, w: portable.convolution(x, w, "forward", geometry), x, w), strict=True
+    ):
+        np.testing.assert_array_equal(other.low, one.low)
+        np.testing.assert_array_equal(other.high, one.high)
+        assert (other.size, other.stride) == (one.size, one.stride)
+
+
 def test_what_a_kernel_cannot_do_is_xlas(path):
     """Other types, an empty batch, other layouts, a dilated input with groups: the same values, by XLA."""
     rng = np.random.default_rng(0)
