@@ -185,7 +185,8 @@ def _macs_by_path(jaxpr, root: str, paths: set[tuple[str, ...]]) -> dict[tuple[s
             stack = prefix + tuple(part for part in str(eqn.source_info.name_stack).split("/") if part)
             if count := macs_of(eqn):
                 path = stack[stack.index(root) + 1 :] if root in stack else stack
-                path = tuple(part for part in path if "(" not in part)
+                # What JAX adds, jvp(...), and calls of methods other than __call__, layer.method, are no layers.
+                path = tuple(part for part in path if "(" not in part and "." not in part)
                 while path and path not in paths:
                     path = path[:-1]
                 found[path] = found.get(path, 0) + times * count

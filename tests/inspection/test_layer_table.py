@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
-from cnnjax import layers
+from cnnjax import layers, models
 from cnnjax.inspection.layer_table import layer_table
 from cnnjax.inspection.rendering import FORMATS, labelled, render
 
@@ -118,3 +119,37 @@ def test_every_form_tells_the_same():
             "1,116 para",
         ):
             assert words in texts[how], (how, words)
+
+
+class ByMethods(nn.Module):
+    def setup(self):
+        self.first, self.second = layers.Conv(3, (3, 3)), layers.Dense(2)
+
+    def __call__(self, x):
+        return self.head(self.features(x))
+
+    def features(self, x):
+        return self.first(x)
+
+    def head(self, x):
+        return self.second(x.mean((1, 2)))
+
+
+def test_layers_that_are_called_in_other_methods_keep_their_work():
+    """Found by a reader: their rows said 0, and so did those of every residual block."""
+    table = layer_table(ByMethods(), jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32))
+    assert [row.macs for row in table.rows if row.learnables] == [8 * 8 * 9 * 2 * 3, 3 * 2]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50v2", "densenet121", "mobilenetv2", "efficientnet_b0", "convnext_tiny"]
+)
+def test_every_rows_work_follows_from_its_shapes(name):
+    options = models.options(name)
+    table = layer_table(options.build(10), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32), train=False)
+    assert sum(row.macs for row in table.rows) == table.macs
+    for row in table.rows:
+        kernel = row.learnables.get("kernel")
+        if kernel:
+            positions = math.prod(row.shape[1:-1])
+            assert row.macs == positions * math.prod(kernel), row.name
