@@ -6,10 +6,12 @@ import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOWEST_PRIORITY = 19
 
 
 @contextlib.contextmanager
@@ -39,3 +41,9 @@ def end_with_parent(*_) -> None:
 
     if parent is not None:
         threading.Thread(target=wait, name="end_with_parent", daemon=True).start()
+
+
+def yields_to_computation() -> None:
+    """The calling thread takes only what the computing threads leave of the cores (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

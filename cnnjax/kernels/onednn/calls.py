@@ -1,7 +1,8 @@
 """oneDNN's kernels as functions of JAX arrays. Shapes are `[B, *spatial, C]`; kernels `[*spatial, I / groups, O]`.
 
-float32 is computed as it is, bfloat16 on CPUs with AMX. On other CPUs bfloat16 is computed in float32 and rounded at
-the end, which is more exact and, but for the conversion, as fast.
+float32 is computed as it is, and bfloat16 on CPUs that multiply it faster (`library.bfloat16_pays`), but for depthwise
+convolutions. Elsewhere bfloat16 is computed in float32 and rounded at the end, which is more exact and, but for the
+conversion, as fast. Sums are float32 always.
 
 All raise Unsupported while they are traced, where oneDNN has no primitive for the shapes.
 """
@@ -15,7 +16,7 @@ import numpy as np
 
 from cnnjax.kernels.onednn import primitives
 from cnnjax.kernels.onednn.handler import TARGET, bridge
-from cnnjax.kernels.onednn.library import Unsupported, cpu_flags
+from cnnjax.kernels.onednn.library import Unsupported, bfloat16_pays
 from cnnjax.kernels.onednn.primitives import TYPES, Builder
 from cnnjax.kernels.window import Window
 
@@ -24,8 +25,7 @@ def computes_in(dtype) -> np.dtype:
     """The type in which oneDNN computes on arrays of a type. Raises Unsupported for other than float32 and bfloat16."""
     if dtype not in (jnp.float32, jnp.bfloat16):
         raise Unsupported(f"Arrays of {dtype}.")
-    narrow = dtype == jnp.bfloat16 and "amx_bf16" in cpu_flags()
-    return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
+    return jnp.dtype(jnp.bfloat16 if dtype == jnp.bfloat16 and bfloat16_pays() else jnp.float32)
 
 
 def _call(builder: Callable, arguments: tuple, out: Sequence[jax.ShapeDtypeStruct], inputs: Sequence[jax.Array]):
@@ -38,36 +38,24 @@ def _call(builder: Callable, arguments: tuple, out: Sequence[jax.ShapeDtypeStruc
     return results[: len(out)] if len(out) > 1 else results[0]
 
 
-def _in_its_type(function: Callable) -> Callable:
-    """Casts arrays of bfloat16 to the type that oneDNN computes in, and the results back."""
-
-    @functools.wraps(function)
-    def cast(a, b, *arguments):
-        dtype = a.dtype
-        kind = computes_in(dtype)
-        return function(a.astype(kind), b.astype(kind), *arguments).astype(dtype)
-
-    return cast
-
-
-def _shape(shape, like: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(tuple(shape), like.dtype)
-
-
-@_in_its_type
 def convolution(a: jax.Array, b: jax.Array, kind: str, x, w, y, window: Window, groups: int) -> jax.Array:
     """One of the three convolutions of `primitives.convolution`, which says what a, b and the result are."""
-    out = dict(forward=y, input_gradient=x, weight_gradient=w)[kind]
-    arguments = (kind, x, w, y, TYPES[a.dtype.name], window, groups)
-    return _call(primitives.convolution, arguments, [_shape(out, a)], (a, b))
+    shape = dict(forward=y, input_gradient=x, weight_gradient=w)[kind]
+    dtype = computes_in(a.dtype)
+    if groups == x[-1] > 1:  # depthwise: one product a value, so that the conversions cost more than they bring
+        dtype = jnp.dtype(jnp.float32)
+    arguments = (kind, x, w, y, TYPES[dtype.name], window, groups)
+    out = jax.ShapeDtypeStruct(shape, dtype)
+    return _call(primitives.convolution, arguments, [out], (a.astype(dtype), b.astype(dtype))).astype(a.dtype)
 
 
-@_in_its_type
 def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) -> jax.Array:
     """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it says so."""
-    out = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
-    arguments = (a.shape, b.shape, out, TYPES[a.dtype.name], transpose_a, transpose_b)
-    return _call(primitives.product, arguments, [_shape(out, a)], (a, b))
+    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+    dtype = computes_in(a.dtype)
+    arguments = (a.shape, b.shape, shape, TYPES[dtype.name], transpose_a, transpose_b)
+    out = jax.ShapeDtypeStruct(shape, dtype)
+    return _call(primitives.product, arguments, [out], (a.astype(dtype), b.astype(dtype))).astype(a.dtype)
 
 
 def max_pool_gradient(dy: jax.Array, place: jax.Array, x: tuple[int, ...], window: Window, size: tuple[int, ...]):

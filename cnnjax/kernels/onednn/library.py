@@ -84,8 +84,20 @@ def _path() -> Path:
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """What the CPU can do, as Linux names it; empty elsewhere."""
+    return frozenset(_cpu("flags").split())
+
+
+def bfloat16_pays() -> bool:
+    """Does the CPU multiply bfloat16 faster than float32? With AMX, and AMD's AVX-512 (but not Intel's without AMX)."""
+    flags = cpu_flags()
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and _cpu("vendor_id") == "AuthenticAMD")
+
+
+@functools.cache
+def _cpu(field: str) -> str:
+    """What Linux says of the first CPU; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
