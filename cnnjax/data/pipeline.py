@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnjax.data.order import batch_indices
 from cnnjax.data.source import Batch, Split, Statistics
-from cnnjax.data.workers import deaf_to_signals, end_with_parent
+from cnnjax.data.workers import Yielding, deaf_to_signals, end_with_parent, quick_turns
 from cnnjax.errors import RunError
 
 MEGABYTE = 2**20
@@ -102,17 +102,20 @@ class EvaluationBatch(NamedTuple):
 def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int = 0) -> Iterator[Iterator[Batch]]:
     """Opens the batches start .. stop - 1. Those of a split that is not in memory are read ahead by Grain.
 
-    Grain reads in threads of this process, or in `workers` processes, which are gone when the context is left.
+    Grain reads in threads of this process, or in `workers` processes, which are gone when the context is left. Where JAX
+    computes on the CPU, they leave the cores to it.
     """
     if isinstance(batch.split.read, _Gather):
         yield map(batch, range(start, stop))
         return
     import grain
+    import jax
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which our command line does not hold
         flags.FLAGS.mark_as_parsed()
-    numbers = grain.MapDataset.range(start, stop).map(batch)
+    read = Yielding(batch) if jax.default_backend() == "cpu" else batch
+    numbers = grain.MapDataset.range(start, stop).map(read)
     stream = numbers.to_iter_dataset(grain.ReadOptions(num_threads=0 if workers else 4, prefetch_buffer_size=8))
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
@@ -121,7 +124,8 @@ def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int =
         iterator = iter(stream)
         first = list(itertools.islice(iterator, 1))  # only now are the workers there
     try:
-        yield _unless_a_worker_died(itertools.chain(first, iterator))
+        with quick_turns():
+            yield _unless_a_worker_died(itertools.chain(first, iterator))
     finally:
         getattr(iterator, "close", lambda: None)()
 

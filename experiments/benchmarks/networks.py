@@ -39,5 +39,6 @@ def hardware() -> str:
         return device.device_kind
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return f"{len(os.sched_getaffinity(0))} cores of {name}, {'with' if 'amx_bf16' in flags else 'without'} AMX"
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    bfloat16 = next((flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags), "no bfloat16")
+    return f"{len(os.sched_getaffinity(0))} cores of {name}, {bfloat16}"

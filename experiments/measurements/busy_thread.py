@@ -2,9 +2,10 @@
 
 python experiments/measurements/busy_thread.py --table=experiments/results/busy_thread.csv
 
-The busy thread runs Python code alone, at the priority that the data threads of `pipeline.batches` have, and at the usual one.
+The busy thread runs Python code alone, once as the threads that read data for training do, and once as any thread.
 """
 
+import contextlib
 import csv
 import statistics
 import sys
@@ -15,25 +16,28 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from cnnjax import benchmark, models, parallel
-from cnnjax.data.workers import yields_to_computation
+from cnnjax import benchmark, parallel
+from cnnjax.data.workers import quick_turns, yield_to_computation
 
-NETWORKS = {"lenet5": 128, "unet16": 8, "resnet20_cifar": 128}
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from networks import CPU_ROWS, hardware  # noqa: E402
+
+NETWORKS = ("lenet", "unet16", "mobilenetv2")
 ROUNDS, TURN_SECONDS = 7, 1.5
 
 
-def burn(stop: threading.Event, polite: bool) -> None:
-    if polite:
-        yields_to_computation()
+def burn(stop: threading.Event, reads_data: bool) -> None:
+    if reads_data:
+        yield_to_computation()
     while not stop.is_set():
         sum(range(1000))
 
 
-def measure(name: str, batch: int, path: str) -> list[dict]:
-    options = models.options(name)
+def measure(name: str, path: str) -> list[dict]:
+    options, side, channels, classes, batch, _ = CPU_ROWS[name]
     layout = parallel.layout(1, kernels=path)
-    model = benchmark.PerPixel(options.build(options.num_classes if hasattr(options, "num_classes") else 10))
-    step, state, placed = benchmark.training_of(model, options.input_shape, batch, layout)
+    model = benchmark.PerPixel(options.build(classes))
+    step, state, placed = benchmark.training_of(model, (side, side, channels), batch, layout)
     compiled = parallel.compile_train_step(layout, step, state)
 
     def seconds() -> float:
@@ -46,14 +50,15 @@ def measure(name: str, batch: int, path: str) -> list[dict]:
             taken.append(time.perf_counter() - started)
         return statistics.mean(taken)
 
-    def beside(polite: bool | None) -> float:
-        if polite is None:
+    def beside(reads_data: bool | None) -> float:
+        if reads_data is None:
             return seconds()
         stop = threading.Event()
-        thread = threading.Thread(target=burn, args=(stop, polite))
+        thread = threading.Thread(target=burn, args=(stop, reads_data))
         thread.start()
         try:
-            return seconds()
+            with quick_turns() if reads_data else contextlib.nullcontext():
+                return seconds()
         finally:
             stop.set()
             thread.join()
@@ -61,26 +66,21 @@ def measure(name: str, batch: int, path: str) -> list[dict]:
     seconds()
     taken = {None: [], True: [], False: []}
     for number in range(ROUNDS):
-        for polite in (None, True, False) if number % 2 == 0 else (False, True, None):
-            taken[polite].append(beside(polite))
+        for reads_data in (None, True, False) if number % 2 == 0 else (False, True, None):
+            taken[reads_data].append(beside(reads_data))
     lines = []
-    for polite, priority in ((True, "lowest, as data threads"), (False, "usual")):
-        ratios = [busy / idle for busy, idle in zip(taken[polite], taken[None])]
-        line = dict(network=name, batch=batch, kernels=layout.kernels, priority=priority)
+    for reads_data, thread in ((True, "reads data"), (False, "any other")):
+        ratios = [busy / idle for busy, idle in zip(taken[reads_data], taken[None])]
+        line = dict(network=name, batch=batch, kernels=path, busy_thread=thread)
         line |= dict(ratio=statistics.median(ratios), least=min(ratios), most=max(ratios))
-        line |= dict(idle_ms=statistics.median(taken[None]) * 1e3, rounds=ROUNDS, jax=jax.__version__)
-        lines.append({k: round(v, 3) if isinstance(v, float) else v for k, v in line.items()})
+        line |= dict(idle_ms=statistics.median(taken[None]) * 1e3, rounds=ROUNDS, hardware=hardware())
+        lines.append({k: round(v, 2) if isinstance(v, float) else v for k, v in line.items()})
         print(lines[-1], flush=True)
     return lines
 
 
 def main(_) -> None:
-    table = [
-        line
-        for name, batch in NETWORKS.items()
-        for path in ("onednn", "portable")
-        for line in measure(name, batch, path)
-    ]
+    table = [line for name in NETWORKS for path in ("onednn", "portable") for line in measure(name, path)]
     if flags.FLAGS.table:
         with Path(flags.FLAGS.table).open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(table[0]))

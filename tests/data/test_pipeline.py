@@ -1,5 +1,7 @@
 """Batches: the same in memory, on the device and streamed; evaluation counts each example once."""
 
+import os
+import sys
 import time
 
 import numpy as np
@@ -46,6 +48,24 @@ def test_streamed_and_resident_batches_equal_those_in_memory(workers):
     assert_same(memory, collect(pipeline.resident_batches(batch, 2, 9, lambda tree: tree, lambda tree: tree)))
     assert len(memory) == 7 and memory[0]["label"].dtype == np.int32
     np.testing.assert_array_equal(memory[0]["position"], np.arange(16))
+
+
+class SchedulingReader(Reader):
+    """Labels are how the reading thread is scheduled."""
+
+    def __call__(self, indices):
+        return super().__call__(indices) | dict(label=np.full(len(indices), os.sched_getscheduler(0), np.int32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux schedules threads so")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_threads_and_processes_that_read_leave_the_cores_to_the_computation(workers):
+    interval = sys.getswitchinterval()
+    with pipeline.batches(TrainBatch(Split(50, SchedulingReader()), 3, 16), 0, 4, workers) as batches:
+        assert {int(label) for batch in batches for label in batch["label"]} == {os.SCHED_IDLE}
+        assert sys.getswitchinterval() <= 1e-4
+    assert sys.getswitchinterval() == interval
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_labels_stay_with_their_images():
