@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths
+from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.derivation import derive_by_formula, primitive
 from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.onednn.library import Unsupported
@@ -20,11 +21,11 @@ def batch_norm(
     mean and var (biased) are taken over all axes but the last, in float32, as are scale and bias. None: the path of
     `paths.using` has no kernel for this, and the caller's own operations serve.
     """
-    if paths.current() != paths.ONEDNN or x.dtype not in TYPES or x.ndim > 5 or 0 in x.shape:
+    if paths.current() == paths.XLA or x.dtype not in TYPES or x.ndim > 5 or 0 in x.shape:
         return None
     if scale.dtype != jnp.float32 or bias.dtype != jnp.float32:
         return None
-    return tuple(batch_norm_p.bind(x, scale, bias, epsilon=float(epsilon)))
+    return tuple(batch_norm_p.bind(x, scale, bias, epsilon=float(epsilon), path=paths.current()))
 
 
 def _rows(x: jax.Array) -> jax.Array:
@@ -32,43 +33,53 @@ def _rows(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32).reshape(-1, x.shape[-1])
 
 
-def _plain(x, scale, bias, *, epsilon: float):
+def _mean(rows: jax.Array) -> jax.Array:
+    """`[N, C]` -> `[C]`."""
+    return column_sum(rows) / len(rows)
+
+
+def _plain(x, scale, bias, *, epsilon: float, path: str):
     rows = _rows(x)
-    mean, var = rows.mean(0), rows.var(0)
+    mean = _mean(rows)
+    var = _mean(jnp.square(rows - mean[None]))
     y = (rows - mean[None]) * (scale * jax.lax.rsqrt(var + epsilon))[None] + bias[None]
     return [y.astype(x.dtype).reshape(x.shape), mean, var]
 
 
-def _plain_gradient(dy, x, mean, var, scale, *, epsilon: float):
+def _plain_gradient(dy, x, mean, var, scale, *, epsilon: float, path: str):
     """(dx, dscale, dbias)."""
     rows, root = _rows(dy), jax.lax.rsqrt(var + epsilon)
     normal = (_rows(x) - mean[None]) * root[None]
-    dscale, dbias = (rows * normal).sum(0), rows.sum(0)
+    dscale, dbias = column_sum(rows * normal), column_sum(rows)
     dx = (scale * root)[None] * (rows - (dbias[None] + normal * dscale[None]) / len(rows))
     return [dx.astype(x.dtype).reshape(x.shape), dscale, dbias]
 
 
-def _plain_tangent(tx, tscale, tbias, x, mean, var, scale, *, epsilon: float):
+def _plain_tangent(tx, tscale, tbias, x, mean, var, scale, *, epsilon: float, path: str):
     """y's tangent: the transpose of `_plain_gradient` in dy."""
     rows, root = _rows(tx), jax.lax.rsqrt(var + epsilon)
     normal = (_rows(x) - mean[None]) * root[None]
-    inner = rows - rows.mean(0, keepdims=True) - normal * (rows * normal).mean(0, keepdims=True)
+    inner = rows - _mean(rows)[None] - normal * _mean(rows * normal)[None]
     ty = (scale * root)[None] * inner + tscale[None] * normal + tbias[None]
     return ty.astype(x.dtype).reshape(x.shape)
 
 
-def _compute(x, scale, bias, *, epsilon: float):
-    try:
-        return list(calls.batch_norm(x, scale, bias, epsilon))
-    except Unsupported:
-        return _plain(x, scale, bias, epsilon=epsilon)
+def _compute(x, scale, bias, *, epsilon: float, path: str):
+    if path == paths.ONEDNN:
+        try:
+            return list(calls.batch_norm(x, scale, bias, epsilon))
+        except Unsupported:
+            pass
+    return _plain(x, scale, bias, epsilon=epsilon, path=path)
 
 
-def _compute_gradient(dy, x, mean, var, scale, *, epsilon: float):
-    try:
-        return list(calls.batch_norm_gradient(dy, x, mean, var, scale, epsilon))
-    except Unsupported:
-        return _plain_gradient(dy, x, mean, var, scale, epsilon=epsilon)
+def _compute_gradient(dy, x, mean, var, scale, *, epsilon: float, path: str):
+    if path == paths.ONEDNN:
+        try:
+            return list(calls.batch_norm_gradient(dy, x, mean, var, scale, epsilon))
+        except Unsupported:
+            pass
+    return _plain_gradient(dy, x, mean, var, scale, epsilon=epsilon, path=path)
 
 
 batch_norm_p = primitive("batch_norm", _compute, _plain, multiple_results=True)
@@ -77,28 +88,28 @@ tangent_p = primitive("batch_norm_tangent", _plain_tangent, _plain_tangent)
 derive_by_formula(gradient_p, _plain_gradient)
 
 
-def _jvp(primals, tangents, *, epsilon: float):
+def _jvp(primals, tangents, **parameters):
     x, scale, bias = primals
     tx, tscale, tbias = map(ad.instantiate_zeros, tangents)
-    y, mean, var = batch_norm_p.bind(x, scale, bias, epsilon=epsilon)
-    ty = tangent_p.bind(tx, tscale, tbias, x, mean, var, scale, epsilon=epsilon)
+    y, mean, var = batch_norm_p.bind(x, scale, bias, **parameters)
+    ty = tangent_p.bind(tx, tscale, tbias, x, mean, var, scale, **parameters)
     rows = _rows(tx)
-    tmean, tvar = rows.mean(0), 2 * ((_rows(x) - mean[None]) * rows).mean(0)
+    tmean, tvar = _mean(rows), 2 * _mean((_rows(x) - mean[None]) * rows)
     return [y, mean, var], [ty, tmean, tvar]
 
 
-def _tangent_jvp(primals, tangents, *, epsilon: float):
+def _tangent_jvp(primals, tangents, **parameters):
     """Linear in the first three alone, which is what the transpose needs; the formula's derivatives otherwise."""
-    out = tangent_p.bind(*primals, epsilon=epsilon)
+    out = tangent_p.bind(*primals, **parameters)
     if all(type(t) is ad.Zero for t in tangents[3:]):
         linear = map(ad.instantiate_zeros, tangents[:3])
-        return out, tangent_p.bind(*linear, *primals[3:], epsilon=epsilon)
-    formula = lambda *values: _plain_tangent(*values, epsilon=epsilon)
+        return out, tangent_p.bind(*linear, *primals[3:], **parameters)
+    formula = lambda *values: _plain_tangent(*values, **parameters)
     return jax.jvp(formula, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
 
 
-def _tangent_transpose(ct, tx, tscale, tbias, x, mean, var, scale, *, epsilon: float):
-    return [*gradient_p.bind(ct, x, mean, var, scale, epsilon=epsilon), None, None, None, None]
+def _tangent_transpose(ct, tx, tscale, tbias, x, mean, var, scale, **parameters):
+    return [*gradient_p.bind(ct, x, mean, var, scale, **parameters), None, None, None, None]
 
 
 ad.primitive_jvps[batch_norm_p] = _jvp

@@ -1,9 +1,9 @@
 """Convolution in JAX operations that XLA compiles well for a CPU, where its own convolution is slow.
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
-for groups (here: split), for 1x1 kernels (a product), for the gradient of a strided convolution (phases), and for weight
-gradients (a product over all positions, in the form that suits the shape). Arrays are `[B, *spatial, C]` and
-`[*window, I, O]`; `geometry` is convolution.Geometry.
+for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
+product a place of the window), and for weight gradients (the array is turned by itself, not while it is computed).
+Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
 from functools import partial
@@ -15,7 +15,8 @@ from jax import lax
 
 from cnnjax.kernels.window import places, reach
 
-FEW_CHANNELS = 4  # so few inputs that a column of patches is not much larger than the picture
+FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
+MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -35,11 +36,16 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
         return _depthwise(a, b, kind, geometry) if groups == channels else _split(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
     form = dict(
-        forward=_forward_by_product if pointwise else _forward,
+        forward=_forward_by_product if pointwise else _forward_of_few if channels == 1 else _forward,
         input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
-        weight_gradient=_weight_gradient,
+        weight_gradient=_weight_gradient_by_product if pointwise else _weight_gradient,
     )[kind]
     return form(a, b, geometry)
+
+
+def _in_memory(x: jax.Array) -> jax.Array:
+    """x, computed before anything uses it: XLA fuses through its barriers on a CPU, but not through a conditional."""
+    return lax.cond(x.reshape(-1)[0] < jnp.inf, lambda x: x, lax.optimization_barrier, x)
 
 
 def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -111,6 +117,15 @@ def _forward_by_product(x: jax.Array, w: jax.Array, g) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ w.reshape(g.w[-2:])).reshape(g.y)
 
 
+def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
+    """One input: a sum over the places of the window."""
+    if prod(g.w[:-2]) > MOST_PLACES:
+        return _forward(x, w, g)
+    exact = [tap.astype(jnp.float32) for tap in _taps(x, g)]
+    y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
+    return _in_memory(y.astype(x.dtype))
+
+
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     dx = (dy.reshape(-1, dy.shape[-1]) @ w.reshape(g.w[-2:]).T).reshape(*dy.shape[:-1], -1)
     return _spread([dx], g, dx.dtype) if set(g.window.strides) != {1} else dx
@@ -118,82 +133,64 @@ def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
 
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     axes, window = dy.ndim - 2, g.window
-    if set(window.dilation) != {1}:
-        return xla_convolution(dy, w, "input_gradient", g)
     kernel, strides = g.w[:-2], window.strides
     turned = w.swapaxes(-1, -2)
-    if set(strides) == {1}:
-        # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
-        pads = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel, window.padding))
-        if min(map(min, pads)) < 0:
-            return xla_convolution(dy, w, "input_gradient", g)
-        turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
-        return _forward(dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(padding=pads)))
-    return _input_gradient_by_phases(dy, turned, g)
+    if set(strides) != {1} or (g.w[-2] <= FEW_CHANNELS and prod(kernel) <= MOST_PLACES):
+        return _input_gradient_by_places(dy, turned, g)
+    pads = tuple(
+        ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
+    )
+    if min(map(min, pads)) < 0:
+        return xla_convolution(dy, w, "input_gradient", g)
+    # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
+    turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
+    return _forward(
+        dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(strides=(1,) * axes, padding=pads))
+    )
 
 
-def _input_gradient_by_phases(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
-    """Strides s: the s^n phases of the input's positions are the channels of one convolution without strides."""
-    axes, strides, kernel = dy.ndim - 2, g.window.strides, g.w[:-2]
-    outputs, inputs = g.w[-1], g.w[-2]
-    reach = [-(-k // s) for k, s in zip(kernel, strides)]
-    wide = jnp.pad(turned, [*((0, q * s - k) for q, s, k in zip(reach, strides, kernel)), (0, 0), (0, 0)])
-    wide = wide.reshape(*(n for pair in zip(reach, strides) for n in pair), outputs, inputs)
-    # [q1, s1, q2, s2, O, I] -> [q1, q2, O, s1, s2, I]
-    order = (*range(0, 2 * axes, 2), 2 * axes, *range(1, 2 * axes, 2), 2 * axes + 1)
-    wide = wide.transpose(order).reshape(*reach, outputs, prod(strides) * inputs)
-    wide = lax.optimization_barrier(jnp.flip(wide, range(axes)))
-    counts = [-(-(n + sum(p)) // s) for n, p, s in zip(g.x[1:-1], g.window.padding, strides)]
-    pads = tuple((q - 1, m - n) for q, m, n in zip(reach, counts, g.y[1:-1]))
-    one = g.window._replace(strides=(1,) * axes, padding=pads)
-    z = _forward(dy, wide, g._replace(window=one))
-    # [B, m1, m2, s1, s2, I] -> [B, m1, s1, m2, s2, I]
-    z = z.reshape(z.shape[0], *counts, *strides, inputs)
-    order = (0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
-    z = z.transpose(order).reshape(z.shape[0], *(m * s for m, s in zip(counts, strides)), inputs)
-    inner = [slice(p[0], p[0] + n) for p, n in zip(g.window.padding, g.x[1:-1])]
-    return z[(slice(None), *inner, slice(None))]
+def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
+    """One product with the kernels of all places, whose parts are added where they were taken from."""
+    outputs, inputs = turned.shape[-2:]
+    wide = turned.reshape(-1, outputs, inputs).swapaxes(0, 1).reshape(outputs, -1)
+    parts = lax.dot(dy.reshape(-1, outputs), wide, preferred_element_type=jnp.float32)
+    parts = lax.optimization_barrier(parts).reshape(*dy.shape[:-1], -1)
+    if g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}:
+        return _lay_side_by_side(parts, g).astype(dy.dtype)
+    pieces = (parts[..., n : n + inputs] for n in range(0, parts.shape[-1], inputs))
+    return _spread(pieces, g, parts.dtype).astype(dy.dtype)
+
+
+def _lay_side_by_side(parts: jax.Array, g) -> jax.Array:
+    """`_spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
+    strides, axes = g.window.strides, len(g.window.strides)
+    z = parts.reshape(*parts.shape[:-1], *strides, -1)
+    z = z.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
+    covered = [n * s for n, s in zip(g.y[1:-1], strides)]
+    z = z.reshape(z.shape[0], *covered, -1)
+    crop = [(-low, n + low - m, 0) for (low, _), n, m in zip(g.window.padding, g.x[1:-1], covered)]
+    return lax.pad(z, jnp.zeros((), z.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
+
+
+def _weight_gradient_by_product(x: jax.Array, dy: jax.Array, g) -> jax.Array:
+    x = x[(slice(None), *(slice(None, None, s) for s in g.window.strides))]
+    first = (((0,), (0,)), ((), ()))
+    return lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), first).reshape(g.w)
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    """A product over all positions, in the form that suits the shape."""
-    kernel, inputs, pixels = g.w[:-2], g.w[-2], g.x[1]
-    strided = set(g.window.strides) != {1}
-    if prod(kernel) == 1 or max(kernel) >= 11 or (inputs <= FEW_CHANNELS and prod(kernel) * inputs > 16):
-        return _weight_gradient_of_patches(x, dy, g)
-    if strided or (48 <= inputs <= 128 and pixels > 16) or (inputs <= 64 and pixels <= 14):
-        return _weight_gradient_by_places(x, dy, g)
-    if set(g.window.dilation) == {1} and inputs == 1:
-        return _weight_gradient_by_channels(x, dy, g)
-    return xla_convolution(x, dy, "weight_gradient", g)
+    """A convolution in which channels and examples have changed places.
 
-
-def _over_positions(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`[..., M]` and `[..., N]` -> `[M, N]`, summed over everything before."""
-    first = (((0,), (0,)), ((), ()))
-    return lax.dot_general(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]), first)
-
-
-def _weight_gradient_of_patches(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    """One product with the column of all patches."""
-    patches = lax.optimization_barrier(jnp.concatenate(_taps(x, g), -1))
-    return _over_positions(patches, dy).reshape(g.w)
-
-
-def _weight_gradient_by_places(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    """One product for each place in the window."""
-    return jnp.stack([_over_positions(tap, dy) for tap in _taps(x, g)]).reshape(g.w)
-
-
-def _weight_gradient_by_channels(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    """A convolution in which channels and examples have changed places."""
+    Turning what is in memory is fast; a loop that turns and computes at once is ten times slower.
+    """
     axes, window = x.ndim - 2, g.window
-    x_turned = lax.optimization_barrier(x.transpose(axes + 1, *range(1, axes + 1), 0))
-    dy_turned = lax.optimization_barrier(dy.transpose(*range(1, axes + 1), 0, axes + 1))
-    after = [
-        (n - 1) * s + k - size - low
-        for n, s, k, size, (low, _) in zip(g.y[1:-1], window.strides, g.w[:-2], g.x[1:-1], window.padding)
-    ]
-    pads = tuple((low, high) for (low, _), high in zip(window.padding, after))
-    other = window._replace(strides=(1,) * axes, padding=pads, dilation=window.strides)
-    return _forward(x_turned, dy_turned, g._replace(window=other)).transpose(*range(1, axes + 1), 0, axes + 1)
+    x = lax.optimization_barrier(_in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
+    dy = lax.optimization_barrier(_in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))
+    pads = tuple(
+        (low, (n - 1) * s + (k - 1) * d + 1 - size - low)
+        for n, s, d, k, size, (low, _) in zip(
+            g.y[1:-1], window.strides, window.dilation, g.w[:-2], g.x[1:-1], window.padding
+        )
+    )
+    other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
+    return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)
