@@ -46,12 +46,14 @@ def _taps(x: jax.Array, size, window: Window, out, beyond) -> list[jax.Array]:
 
 
 def _plain(x, *, size, window: Window, path: str):
-    first, *others = _taps(x, size, window, _out(x.shape, size, window), -jnp.inf)
+    dtype = x.dtype
+    exact = x.astype(jnp.promote_types(dtype, jnp.float32))  # XLA computes narrow types operation by operation
+    first, *others = _taps(exact, size, window, _out(x.shape, size, window), -jnp.inf)
     largest, taken = first, jnp.zeros(first.shape, jnp.uint8)
     for number, tap in enumerate(others, 1):
         more = ~(tap <= largest) & (largest == largest)  # larger, or the first that is not a number
         largest, taken = jnp.where(more, tap, largest), jnp.where(more, jnp.uint8(number), taken)
-    return [largest, taken]
+    return [largest.astype(dtype), taken]
 
 
 def _pick(t, place, *, size, window: Window, path: str) -> jax.Array:
