@@ -26,10 +26,11 @@ def one(name: str, path: str, precision: str) -> None:
     from networks import CPU_ROWS, hardware
 
     from cnnjax import benchmark, parallel
-    from cnnjax.layers import pooling
+    from cnnjax.layers.pooling import MaxPool
 
     if path == "xla":  # cnnjax pools faster on this path too
-        pooling._max_of_blocks = lambda x, window: nn.max_pool(x, window, strides=window)
+        of_flax = lambda pool, x: nn.max_pool(x, pool.window, pool.strides or pool.window, pool.padding)
+        MaxPool.__call__ = nn.compact(of_flax)
     options, side, channels, classes, batch, _ = CPU_ROWS[name]
     layout = parallel.layout(1, kernels=path)
     model = benchmark.PerPixel(options.build(classes, jnp.dtype(precision)))

@@ -61,7 +61,31 @@ def convolutions(draw):
 @few
 @given(shape=convolutions(), seed=st.integers(0, 2**16))
 def test_convolution_and_its_gradients(path, dtype, shape, seed):
-    x_shape, w_shape, strides, pads, dilation, groups = shape
+    check_convolution(path, dtype, *shape, seed)
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@pytest.mark.parametrize(
+    "x, w, strides, pads, dilation",
+    [
+        ((2, 9, 7, 3), (2, 3, 3, 4), (2, 3), [(1, 0), (0, 2)], (1, 1)),  # windows side by side, the last pixels in none
+        ((2, 8, 8, 12), (2, 2, 12, 5), (2, 2), [(0, 0), (0, 0)], (1, 1)),
+        ((2, 9, 9, 1), (5, 5, 1, 6), (1, 1), [(2, 2), (2, 2)], (1, 1)),  # one input
+        ((2, 9, 9, 1), (3, 3, 1, 6), (2, 2), [(1, 1), (0, 1)], (2, 2)),
+        ((2, 9, 8, 6), (5, 5, 6, 7), (1, 1), [(0, 0), (1, 3)], (1, 1)),  # few inputs
+        ((2, 9, 8, 12), (3, 3, 12, 7), (1, 1), [(2, 2), (1, 0)], (2, 1)),  # many
+        ((2, 9, 8, 12), (3, 2, 12, 7), (2, 1), [(1, 1), (4, 0)], (1, 2)),
+        ((2, 9, 8, 12), (1, 1, 12, 7), (2, 2), [(0, 0), (0, 0)], (1, 1)),
+        ((2, 9, 8, 12), (1, 1, 12, 7), (1, 2), [(1, 0), (0, 3)], (1, 1)),  # whole windows beyond the picture
+        ((2, 30, 12), (11, 12, 7), (4,), [(0, 0)], (1,)),
+        ((2, 5, 5, 4, 9), (3, 3, 2, 9, 3), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1)),
+    ],
+)
+def test_convolution_of_the_shapes_that_have_a_form_of_their_own(path, dtype, x, w, strides, pads, dilation):
+    check_convolution(path, dtype, x, w, strides, pads, dilation, 1, 0)
+
+
+def check_convolution(path, dtype, x_shape, w_shape, strides, pads, dilation, groups, seed):
     rng = np.random.default_rng(seed)
     x, x64 = rounded(rng.normal(size=x_shape), dtype)
     w, w64 = rounded(rng.normal(size=w_shape), dtype)
@@ -167,14 +191,14 @@ def test_max_pool_hides_no_nan(path):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 3), (3, 7, 16), (2, 3, 4, 2, 5), (6, 9)])
-def test_batch_norm_and_its_gradients(onednn, shape):
+def test_batch_norm_and_its_gradients(path, shape):
     rng = np.random.default_rng(0)
     x, dy = rng.normal(3, 2, shape), rng.normal(size=shape)
     scale, bias = rng.normal(size=shape[-1]), rng.normal(size=shape[-1])
     expected = references.batch_norm(x, scale, bias, dy, 1e-5)
     function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
-    y, gradients = traced(onednn, function)(tuple(map(jnp.float32, (x, scale, bias))), jnp.float32(dy))
-    with kernels.using(onednn):
+    y, gradients = traced(path, function)(tuple(map(jnp.float32, (x, scale, bias))), jnp.float32(dy))
+    with kernels.using(path):
         _, mean, var = kernels.batch_norm(*map(jnp.float32, (x, scale, bias)), 1e-5)
     for found, reference in zip((y, mean, var, *gradients), expected, strict=True):
         close(found, reference, jnp.float32)
@@ -191,7 +215,7 @@ def test_response_norm_and_its_gradient(path, n, beta):
     close(dx, dx64, jnp.float32)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 1), (4, 3)])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 1), (4, 3), (131, 3), (2, 128, 64, 5), (4096, 70)])
 def test_a_bias_gets_the_sum_over_all_positions(path, shape):
     rng = np.random.default_rng(0)
     y, bias, dy = rng.normal(size=shape), rng.normal(size=shape[-1]), rng.normal(size=shape)
