@@ -9,6 +9,7 @@ from jax.interpreters import ad
 
 from cnnjax.kernels import paths
 from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.onednn.library import Unsupported
 from cnnjax.kernels.window import Window, places, reach
@@ -80,7 +81,7 @@ def _compute_spread(dy, place, *, shape, size, window, path):
             return calls.max_pool_gradient(dy, place, shape, window, size)
         except Unsupported:
             pass
-    return _spread(dy, place, shape=shape, size=size, window=window, path=path)
+    return _spread(in_memory(dy), in_memory(place), shape=shape, size=size, window=window, path=path)
 
 
 # oneDNN's forward pooling loses NaN (and is hardly faster): its gradient alone is used.

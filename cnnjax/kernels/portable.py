@@ -6,13 +6,14 @@ product a place of the window), and for weight gradients (the array is turned by
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
-from functools import partial
 from math import prod
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.kernels.column_sum import column_sum
+from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.window import places, reach
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
@@ -41,11 +42,6 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
         weight_gradient=_weight_gradient_by_product if pointwise else _weight_gradient,
     )[kind]
     return form(a, b, geometry)
-
-
-def _in_memory(x: jax.Array) -> jax.Array:
-    """x, computed before anything uses it: XLA fuses through its barriers on a CPU, but not through a conditional."""
-    return lax.cond(x.reshape(-1)[0] < jnp.inf, lambda x: x, lax.optimization_barrier, x)
 
 
 def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -99,12 +95,13 @@ def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     if many > 1:
         return xla_convolution(a, b, kind, g)
     if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(_taps(a, g), _per_place(b)))
+        return sum(tap * kernel for tap, kernel in zip(_taps(in_memory(a), g), _per_place(b)))
     if kind == "input_gradient":
+        a = in_memory(a)
         return _spread((a * kernel for kernel in _per_place(b)), g, a.dtype)
-    dims = tuple(range(a.ndim - 1))
-    exact = partial(jnp.sum, axis=dims, dtype=jnp.float32)
-    return jnp.stack([exact(tap * b) for tap in _taps(a, g)]).reshape(g.w).astype(a.dtype)
+    dtype = a.dtype
+    a, b = in_memory(a).astype(jnp.float32), in_memory(b).astype(jnp.float32)
+    return jnp.stack([column_sum(tap * b) for tap in _taps(a, g)]).reshape(g.w).astype(dtype)
 
 
 def _per_place(w: jax.Array) -> jax.Array:
@@ -123,7 +120,7 @@ def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
         return _forward(x, w, g)
     exact = [tap.astype(jnp.float32) for tap in _taps(x, g)]
     y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
-    return _in_memory(y.astype(x.dtype))
+    return in_memory(y.astype(x.dtype))
 
 
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -140,13 +137,18 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     pads = tuple(
         ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
     )
-    if min(map(min, pads)) < 0:
-        return xla_convolution(dy, w, "input_gradient", g)
+    dy, pads = _cropped(dy, pads)
     # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
     turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
     return _forward(
         dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(strides=(1,) * axes, padding=pads))
     )
+
+
+def _cropped(x: jax.Array, pads) -> tuple[jax.Array, tuple]:
+    """x without what negative padding takes away, and the rest of the padding: XLA's own convolution can get it wrong."""
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((min(a, 0), min(b, 0), 0) for a, b in pads), (0, 0, 0)])
+    return x, tuple((max(a, 0), max(b, 0)) for a, b in pads)
 
 
 def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
@@ -184,13 +186,14 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     Turning what is in memory is fast; a loop that turns and computes at once is ten times slower.
     """
     axes, window = x.ndim - 2, g.window
-    x = lax.optimization_barrier(_in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
-    dy = lax.optimization_barrier(_in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))
+    x = lax.optimization_barrier(in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
+    dy = lax.optimization_barrier(in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))
     pads = tuple(
         (low, (n - 1) * s + (k - 1) * d + 1 - size - low)
         for n, s, d, k, size, (low, _) in zip(
             g.y[1:-1], window.strides, window.dilation, g.w[:-2], g.x[1:-1], window.padding
         )
     )
+    x, pads = _cropped(x, pads)
     other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
     return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)
