@@ -95,7 +95,7 @@ def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     if many > 1:
         return xla_convolution(a, b, kind, g)
     if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(_taps(in_memory(a), g), _per_place(b)))
+        return sum(tap * kernel for tap, kernel in zip(_taps(in_memory(a, b), g), _per_place(b)))
     if kind == "input_gradient":
         a = in_memory(a)
         return _spread((a * kernel for kernel in _per_place(b)), g, a.dtype)
@@ -120,7 +120,7 @@ def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
         return _forward(x, w, g)
     exact = [tap.astype(jnp.float32) for tap in _taps(x, g)]
     y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
-    return in_memory(y.astype(x.dtype))
+    return in_memory(y.astype(x.dtype), w)
 
 
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:

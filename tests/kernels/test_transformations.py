@@ -166,8 +166,14 @@ def test_other_types_are_said_once(path, capfd):
 
 @pytest.mark.parametrize(
     "window, strides, channels, features, groups",
-    [((3, 3), (2, 1), 4, 6, 1), ((1, 1), (2, 2), 4, 6, 1), ((3, 2), (1, 2), 4, 6, 2), ((3, 3), (2, 2), 4, 4, 4)],
-    ids=["plain", "1x1", "groups", "depthwise"],
+    [
+        ((3, 3), (2, 1), 4, 6, 1),
+        ((1, 1), (2, 2), 4, 6, 1),
+        ((3, 2), (1, 2), 4, 6, 2),
+        ((3, 3), (2, 2), 4, 4, 4),
+        ((3, 3), (2, 2), 1, 4, 1),
+    ],
+    ids=["plain", "1x1", "groups", "depthwise", "one input"],  # fmt: skip
 )
 def test_the_portable_forms_see_what_xlas_convolution_sees(window, strides, channels, features, groups):
     from cnnjax.inspection.field_of_view import field_of_view
