@@ -48,6 +48,21 @@ class Data:
         choices=("dataset", "unit", "mean", "none"),
     )
     skip_bad_files: bool = knob(False, "leave out pictures that cannot be read, instead of refusing to train")
+    masks: str = knob(
+        "",
+        "of pairs: the folder of masks; empty: DIR/masks beside DIR/images, or NAME_mask.png beside NAME",
+        kind=MACHINE,
+    )
+    mask_kind: str = knob(
+        "auto",
+        "what a mask's pixels are: class numbers, 0 and 255, a palette's or the legend's colours, numbers of objects (0: none)",
+        choices=("auto", "index", "binary", "palette", "colour", "instances"),
+    )
+    legend: str = knob("", 'of pairs: a JSON file {"class name": number or [red, green, blue], ...}', kind=MACHINE)
+    ignore: int = knob(-1, "mask value of pixels that do not count; -1: none", low=-1, high=65535)
+    test_files: str = knob(
+        "", "of pairs: patterns of the pictures' names that are test, commas between (9*,b?.png); empty: test_fraction"
+    )
     placement: str = knob(
         "auto",
         "where pictures live: train on the device, all in host memory, or streamed from disk",
@@ -94,11 +109,44 @@ class Augmentation:
         "what evaluation sees: the middle of the picture, or ten crops of it (with random_crop) whose probabilities are averaged",
         choices=("one", "ten_crop"),
     )
+    flip_vertical: bool = knob(False, "reflect above and below with probability 1/2")
+    quarter_turns: bool = knob(False, "turn by 0, 90, 180 or 270 degrees")
+    elastic: float = knob(
+        0.0, "pixels: deviation of random displacements on a coarse grid, smoothly interpolated (U-Net: 10)", low=0
+    )
+    elastic_grid: int = knob(3, "points a side of that grid", low=2)
+    noise: float = knob(0.0, "deviation of noise added to each value, which lie in 0..1", low=0)
     cutout: int = knob(0, "pixels: a square of this side at a random place is set to zero", low=0)
     mixup: float = knob(0.0, "alpha of Beta(alpha, alpha): blend with another picture of the batch; 0: off", low=0)
     cutmix: float = knob(
         0.0, "alpha of Beta(alpha, alpha): paste a part of another picture; with mixup, one of the two at random", low=0
     )
+
+
+@section
+class Segmentation:
+    """What only networks need that say something of every pixel (task=segmentation)."""
+
+    crop: int = knob(128, "pixels: side of the parts of pictures that a network is trained on", low=1)
+    tile: int = knob(
+        256, "pixels: side of the tiles, at most, in which whole pictures go through the network", low=1, kind=MACHINE
+    )
+    margin: int = knob(
+        -1, "pixels of each tile's border that are thrown away; -1: as the field of view needs, which is exact", low=-1
+    )
+    seams: str = knob("crop", "where tiles meet: cut, or overlap and blend", choices=("crop", "blend"))
+    cross_entropy: float = knob(1.0, "weight of the cross-entropy in the loss", low=0)
+    dice: float = knob(0.0, "weight of the soft Dice loss", low=0)
+    focal: float = knob(0.0, "weight of the focal loss", low=0)
+    focal_gamma: float = knob(2.0, "focal loss: exponent of 1 - p", low=0)
+    class_weights: tuple[float, ...] = knob(
+        (), "of the cross-entropy and focal loss, one a class; empty: 1 each", low=0
+    )
+    border_weight: float = knob(
+        0.0, "extra weight of pixels between two objects (U-Net: 10); objects that touch are parted by a pixel", low=0
+    )
+    border_width: float = knob(5.0, "pixels: how far from the objects that weight reaches (U-Net: 5)", above=0)
+    smallest_object: int = knob(0, "pixels: smaller predicted objects are dropped", low=0)
 
 
 @section
@@ -155,8 +203,14 @@ class Config:
     """A whole run. `model` holds the options dataclass of one architecture (see cnnjax/models)."""
 
     model: Any = None
+    task: str = knob(
+        "classification",
+        "what is learnt: a class a picture, or a class a pixel",
+        choices=("classification", "segmentation"),
+    )
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    segmentation: Segmentation = dataclasses.field(default_factory=Segmentation)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)

@@ -1,7 +1,7 @@
 """What every data source offers: named splits of examples that can be read at any index."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,29 @@ class Split(NamedTuple):
     read: Callable[[np.ndarray], Batch]
 
 
-class Dataset(NamedTuple):
-    """A data set whose pictures all have one shape.
+IGNORED = 255  # in a mask: a pixel that counts for nothing
 
-    `split(spec) -> Split` takes what tfds takes ('train', 'train[:90%]') and raises UserError for an unknown name.
+
+class Scenes(NamedTuple):
+    """Pictures of any sizes with a class for every pixel.
+
+    `read(i) -> {'image': [H, W, C] as stored, 'mask': [H, W] uint8}`, and where objects are told apart `'instances'`:
+    [H, W] uint16 (0: no object); the mask is 1 where there is one. It can be pickled.
+    """
+
+    sizes: np.ndarray  # [n, 2] int64: height and width of each
+    names: tuple[str, ...]  # of each, for a person
+    read: Callable[[int], Batch]
+
+    @property
+    def size(self) -> int:
+        return len(self.sizes)
+
+
+class Dataset(NamedTuple):
+    """A data set. Its pictures all have one shape; where every pixel has a class, `image_shape` is (0, 0, C).
+
+    `split(spec) -> Split` (or Scenes, where every pixel has a class) takes what tfds takes ('train', 'train[:90%]') and raises UserError for an unknown name.
     """
 
     name: str
@@ -30,7 +49,7 @@ class Dataset(NamedTuple):
     image_shape: tuple[int, int, int]
     dtype: np.dtype
     split_sizes: dict[str, int]
-    split: Callable[[str], Split]
+    split: Callable[[str], Any]  # Split, or Scenes
     fingerprint: str  # of the examples: changes when they do
     notes: tuple[str, ...] = ()  # what a person should know: files that were left out, classes missing from test
 
@@ -43,8 +62,11 @@ class Statistics(NamedTuple):
     components: np.ndarray  # [C, C]: columns are the covariance's eigenvectors times the roots of its eigenvalues
 
 
-def subset(split: Split, indices: np.ndarray) -> Split:
-    """The examples of a split at the given indices [n], in that order."""
+def subset(split, indices: np.ndarray):
+    """The examples of a Split (or of Scenes) at the given indices [n], in that order."""
+    if isinstance(split, Scenes):
+        names = tuple(split.names[i] for i in indices)
+        return Scenes(split.sizes[indices], names, _Subset(split.read, np.asarray(indices)))
     return Split(len(indices), _Subset(split.read, np.asarray(indices)))
 
 
