@@ -8,9 +8,22 @@ from pathlib import Path
 from cnnjax import usage
 from cnnjax.errors import DoesNotFit, Interrupted, RunError, UserError
 from cnnjax.knobs import nearest
-from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, TOP, WHICH, WORKDIR, Verb
+from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, WHICH, WORKDIR, Verb
 
-OTHER_DATA = tuple(f"data.{n}" for n in ("name", "data_dir", "test", "test_fraction", "skip_bad_files", "resize"))
+OTHER_DATA = tuple(
+    f"data.{n}"
+    for n in (
+        "name",
+        "data_dir",
+        "test",
+        "test_fraction",
+        "test_files",
+        "skip_bad_files",
+        "resize",
+        "mask_kind",
+        "ignore",
+    )
+)
 STOPPED = 3  # a signal asked a run to stop, and it saved first
 KILLED = 130  # the shell's own code for Ctrl-C
 
@@ -105,14 +118,14 @@ def evaluate(arguments: list[str]) -> int:
     parallel.check_divisible(layout, batch_size, "eval_batch_size")
     eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))
     variables = parallel.replicate(layout, run.variables)
-    summary = run.network.task.summary(
-        evaluation.evaluate(eval_step, variables, split, layout, batch_size), run.record.class_names
-    )
+    task = run.network.task
+    sums, _ = evaluation.evaluate_in_full(eval_step, variables, split, layout, batch_size, task)
+    summary = task.summary(sums, run.record.class_names)
     if line.flags["format"] == "json":
         print(json.dumps(summary | dict(step=run.step), indent=2))
     else:
         print(f"{name} of {dataset.name}, with the parameters of step {run.step}:")
-        print("\n".join("  " + text for text in run.network.task.summary_lines(summary)))
+        print("\n".join("  " + text for text in task.summary_lines(summary)))
     return 0
 
 
@@ -121,7 +134,7 @@ def predict(arguments: list[str]) -> int:
     from cnnjax.data.folder import list_pictures
     from cnnjax.parallel import use_compilation_cache
 
-    line = launch.parse(arguments, (WORKDIR, TOP, WHICH, FORMAT), base=_config_of_run)
+    line = launch.parse(arguments, FLAGS["predict"], base=_config_of_run)
     _only_changes(line, ())
     if not line.arguments:
         raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
@@ -131,6 +144,8 @@ def predict(arguments: list[str]) -> int:
     paths = list_pictures([Path(argument) for argument in line.arguments])
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     use_compilation_cache()
+    if run.config.task == "segmentation":
+        return _segment(run, paths, line.flags)
     names, failed, rows = run.record.class_names, 0, []
     for path, result in inference.predict_files(run, paths):
         if isinstance(result, str):
@@ -145,6 +160,30 @@ def predict(arguments: list[str]) -> int:
             print(f"{path}:  " + "  ".join(f"{c['name']} {c['probability']:.1%}" for c in classes))
     if line.flags["format"] == "json":
         print(json.dumps(rows, indent=2))
+    return 1 if failed else 0
+
+
+def _segment(run, paths: list[Path], flags: dict) -> int:
+    """`predict` of a run that gives a class to every pixel."""
+    from cnnjax import segmented
+
+    folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
+    failed, rows = 0, []
+    for path, result in segmented.predict_files(run, paths, folder):
+        if isinstance(result, str):
+            failed += 1
+            print(f"cnnjax: {path} {result}.", file=sys.stderr)
+            continue
+        rows.append(dict(file=str(path)) | result)
+        if flags["format"] == "text":
+            areas = sorted(result["classes"], key=lambda row: -row["pixels"])
+            shown = "  ".join(f"{c['name']} {c['share']:.1%}" for c in areas if c["pixels"])
+            objects = f"  {result['objects']} objects" if "objects" in result else ""
+            print(f"{path}:  {shown}{objects}")
+    segmented.write_areas(folder, rows)
+    print(
+        json.dumps(rows, indent=2) if flags["format"] == "json" else f"Masks, overlays and areas.json are in {folder}"
+    )
     return 1 if failed else 0
 
 
@@ -169,7 +208,7 @@ def config(arguments: list[str]) -> int:
 
 
 def inspect(arguments: list[str]) -> int:
-    from cnnjax import experiment, launch
+    from cnnjax import bare, launch
     from cnnjax.inspection import drawing, findings, layer_table, rendering
 
     line = launch.parse(arguments, FLAGS["inspect"], base=_config_of_model)
@@ -180,8 +219,8 @@ def inspect(arguments: list[str]) -> int:
         if line.flags[flag] and not line.flags["picture"]:
             raise UserError(f"--{flag} is for a picture: say --picture=FILE.png too.")
     cut_gates = line.flags["gates"] == "cut"
-    module, shape = experiment.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
-    image = experiment.image_like(shape)
+    module, shape = bare.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
+    image = bare.image_like(shape)
     try:
         table = layer_table.layer_table(module, image, cut_gates=cut_gates, train=False)
     except DoesNotFit as error:
@@ -203,7 +242,7 @@ def benchmark(arguments: list[str]) -> int:
     import jax
 
     from cnnjax import benchmark as measuring
-    from cnnjax import experiment, launch, models, parallel
+    from cnnjax import bare, experiment, launch, models, parallel
 
     line = launch.parse(arguments, FLAGS["benchmark"], base=_config_of_model)
     _no_arguments(line)
@@ -214,14 +253,14 @@ def benchmark(arguments: list[str]) -> int:
         raise UserError("--loader times an experiment's own data: say --config=experiments/NAME.py.")
     config.dtype, config.kernels = flags["precision"] or config.dtype, flags["kernels"] or config.kernels
     config.batch_size = (
-        experiment.positive(flags["batch"] or "32", "--batch", "a whole number")
+        bare.positive(flags["batch"] or "32", "--batch", "a whole number")
         if (flags["batch"] or not line.experiment)
         else config.batch_size
     )
-    seconds = experiment.positive(flags["seconds"], "--seconds", "a whole number")
+    seconds = bare.positive(flags["seconds"], "--seconds", "a whole number")
     layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
     parallel.check_divisible(layout, config.batch_size, "batch_size")
-    module, shape = experiment.network_alone(config, flags["input"] or "", flags["classes"] or "")
+    module, shape = bare.network_alone(config, flags["input"] or "", flags["classes"] or "")
     device = layout.mesh.devices.flat[0]
     what = dict(
         model=models.name_of(config.model),
@@ -254,11 +293,15 @@ def describe(built, workdir: Path) -> list[str]:
     shapes = jax.eval_shape(lambda: experiment.initial_variables(built.network, 0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     record, config = built.record, built.config
+    height, width, channels = record.image_shape
+    size = (
+        f"{height}x{width}x{channels}" if height else f"of {channels} channel{'s' * (channels > 1)} and their own sizes"
+    )
     device = built.layout.mesh.devices.flat[0]
     kind = f" ({device.device_kind})" if device.device_kind != device.platform else ""
     return [
         f"data    {record.name}: {', '.join(f'{size:,} {name}' for name, size in record.split_sizes.items())}; "
-        f"{len(record.class_names)} classes, {'x'.join(map(str, record.image_shape))}",
+        f"{len(record.class_names)} classes, {size}",
         f"model   {models.name_of(config.model)}, {parameters:,} parameters, {config.dtype}",
         f"run     {built.total_steps:,} steps of {config.batch_size} on {built.layout.size} {device.platform}{kind}, "
         f"{config.optimizer.name}, in {workdir}",
@@ -323,7 +366,11 @@ VERBS = dict(
         "score a run on a split, or on other data",
         "python run.py evaluate --workdir=runs/digits --split=test",
     ),
-    predict=Verb(predict, "classify pictures", "python run.py predict experiments/pictures --workdir=runs/digits"),
+    predict=Verb(
+        predict,
+        "classify pictures, or their pixels",
+        "python run.py predict experiments/pictures --workdir=runs/digits",
+    ),
     inspect=Verb(
         inspect,
         "look at a network before it is trained: layers, work, field of view",

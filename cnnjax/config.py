@@ -146,6 +146,11 @@ class Segmentation:
         0.0, "extra weight of pixels between two objects (U-Net: 10); objects that touch are parted by a pixel", low=0
     )
     border_width: float = knob(5.0, "pixels: how far from the objects that weight reaches (U-Net: 5)", above=0)
+    objects: str = knob(
+        "given",
+        "whose finding is scored: objects that the masks number, or connected parts of all that is not the first class",
+        choices=("given", "parts"),
+    )
     smallest_object: int = knob(0, "pixels: smaller predicted objects are dropped", low=0)
 
 
@@ -194,7 +199,11 @@ class Checkpoint:
         kind=MACHINE,
     )
     keep: int = knob(2, "how many of the newest checkpoints stay", low=1, kind=MACHINE)
-    best_metric: str = knob("accuracy", "validation score that the best checkpoint has", choices=("accuracy", "loss"))
+    best_metric: str = knob(
+        "accuracy",
+        "validation score that the best checkpoint has; the last two of segmentation",
+        choices=("accuracy", "loss", "mean_iou", "mean_dice"),
+    )
     test: str = knob("best", "which checkpoint the test split is scored with at the end", choices=("best", "last"))
 
 

@@ -1,6 +1,5 @@
 """Scoring a network on a split: each example counts exactly once, whatever the batch size."""
 
-import heapq
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,41 +60,28 @@ def evaluate(
     return totals
 
 
-def evaluate_with_mistakes(
+def evaluate_in_full(
     eval_step: Callable,
     variables: dict[str, Any],
     split: Split,
     layout: parallel.Layout,
     batch_size: int,
-    worst: int = 24,
+    task,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """As `evaluate`, and the wrongly classified examples to whose label the least probability was given, worst first.
-
-    Each is a dict of `index` (place in the split), `image` `[H, W, C]` in [0, 1], `label`, `predicted`, `confidence`.
-    """
+    """As `evaluate`, and what the task finds by looking at each example: (sums, examples to show)."""
     totals: dict[str, np.ndarray] = {}
-    mistakes: list[tuple[float, int, dict]] = []
-    for number, (batch, sums, probabilities) in enumerate(_outputs(eval_step, variables, split, layout, batch_size)):
-        check()
-        sums, probabilities = jax.device_get((sums, probabilities))
-        totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
-        predicted = probabilities.argmax(-1)
-        for row in np.flatnonzero((predicted != batch["label"]) & (batch["weight"] > 0)):
-            label, index = int(batch["label"][row]), number * batch_size + int(row)
-            entry = (-float(probabilities[row, label]), -index)
-            if len(mistakes) < worst or entry > mistakes[0][:2]:
-                image = batch["image"][row]
-                scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-                example = dict(
-                    index=index,
-                    image=image.astype(np.float32) / scale,
-                    label=label,
-                    predicted=int(predicted[row]),
-                    confidence=float(probabilities[row].max()),
-                )
-                (heapq.heappushpop if len(mistakes) == worst else heapq.heappush)(mistakes, (*entry, example))
-    return totals, [example for _, _, example in sorted(mistakes, key=lambda m: m[:2], reverse=True)]
+
+    def looked_at() -> Iterator[tuple[int, dict, np.ndarray]]:
+        nonlocal totals
+        for number, (batch, sums, predictions) in enumerate(_outputs(eval_step, variables, split, layout, batch_size)):
+            check()
+            sums, predictions = jax.device_get((sums, predictions))
+            totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
+            yield number * batch_size, batch, predictions
+
+    further, examples = task.look(looked_at())
+    return totals | further, examples
 
 
 def _outputs(eval_step, variables, split, layout, batch_size) -> Iterator[tuple[dict, dict, Any]]:

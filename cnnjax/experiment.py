@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import knobs, models, optimizers, parallel
+from cnnjax import knobs, models, optimizers, parallel, scenes
 from cnnjax.config import Config
-from cnnjax.data import augmentation, open_dataset, pipeline
+from cnnjax.data import augmentation, open_dataset, open_scenes, pipeline
 from cnnjax.data.order import validation_cut
-from cnnjax.data.source import Dataset, Split, Statistics, subset
+from cnnjax.data.source import Dataset, Scenes, Split, Statistics, subset
 from cnnjax.errors import UserError
 from cnnjax.run_directory.records import DatasetRecord, record_of
-from cnnjax.tasks import classification
+from cnnjax.tasks import classification, segmentation
 
 LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
@@ -29,7 +29,7 @@ class Network(NamedTuple):
     """A model with what it needs to know of its data: enough to evaluate and predict."""
 
     model: nn.Module
-    task: Any  # module of functions: see cnnjax/tasks
+    task: Any  # functions: see cnnjax/tasks
     view: Callable  # batch -> batch: what evaluation sees of a picture, normalised; several views stand on axis 1
     input_shape: tuple[int, int, int]
 
@@ -75,8 +75,30 @@ def check(config: Config) -> None:
         for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
             if on:
                 raise UserError(f"config.compile_with=pmap cannot do config.{knob}: take config.compile_with=jit.")
+    if config.task == "segmentation":
+        _check_segmentation(config)
+    elif config.checkpoint.best_metric not in classification.METRICS:
+        best = config.checkpoint.best_metric
+        raise UserError(f"config.checkpoint.best_metric={best} is of segmentation: take accuracy or loss.")
     if config.data.channels == 2:
         raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
+
+
+def _check_segmentation(config: Config) -> None:
+    """What segmentation cannot do."""
+    augmentation.check_for_masks(config.augmentation)
+    if config.data.placement == "device":
+        raise UserError(
+            "config.data.placement=device holds pictures of one size, not crops: take auto, host or stream."
+        )
+    if config.data.image_size:
+        raise UserError(
+            "config.data.image_size must be 0 for segmentation: pictures and masks are taken as they are, and "
+            "config.segmentation.crop says how large the parts are that a network is trained on."
+        )
+    options = config.segmentation
+    if not (options.cross_entropy or options.dice or options.focal):
+        raise UserError("config.segmentation.cross_entropy, dice and focal are all 0: there is no loss.")
 
 
 def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
@@ -95,13 +117,16 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
     )
-    dataset = open_dataset(config.data)
+    segmenting = config.task == "segmentation"
+    dataset = (open_scenes if segmenting else open_dataset)(config.data)
     train, validation, test = (split and _placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
     same_data = known and (known.fingerprint, known.split_sizes) == (dataset.fingerprint, sizes)
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
     record = record_of(dataset, known.statistics if same_data else pipeline.statistics(train), sizes)
     network = build_network(config, record)
+    if segmenting:
+        train, validation, test = scenes.examples(config, network, train, validation, test)
     steps_per_epoch = train.size / config.batch_size
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     if total_steps > LONGEST:
@@ -141,57 +166,24 @@ def eval_batch_size(config: Config) -> int:
 def build_network(config: Config, record: DatasetRecord) -> Network:
     """The model for a data set. Raises UserError where the model cannot take its pictures."""
     height, width, channels = record.image_shape
-    size = augmentation.output_size(height, width, config.augmentation)
-    model = config.model.build(len(record.class_names), jnp.dtype(config.dtype), config.remat)
-    network = Network(model, classification, _view(config, record.statistics), (*size, channels))
+    classes, segmenting = len(record.class_names), config.task == "segmentation"
+    if segmenting:
+        size = (config.segmentation.crop,) * 2
+        if config.segmentation.class_weights and len(config.segmentation.class_weights) != classes:
+            given = len(config.segmentation.class_weights)
+            raise UserError(f"config.segmentation.class_weights are {given}, but there are {classes} classes.")
+    else:
+        size = augmentation.output_size(height, width, config.augmentation)
+    task = segmentation.Task(config.segmentation) if segmenting else classification
+    model = config.model.build(classes, jnp.dtype(config.dtype), config.remat)
+    network = Network(model, task, _view(config, record.statistics), (*size, channels))
     variables = jax.eval_shape(lambda: initial_variables(network, 0))
     logits = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
-    if logits.ndim != 2:
-        name = models.name_of(config.model)
-        raise UserError(
-            f"config.model={name} says something of every pixel: it cannot be trained to classify pictures."
-        )
+    if logits.ndim != (4 if segmenting else 2):
+        says = "one class of a whole picture" if segmenting else "something of every pixel"
+        other = "segment: take unet" if segmenting else "classify pictures, but with --config.task=segmentation"
+        raise UserError(f"config.model={models.name_of(config.model)} says {says}: it cannot be trained to {other}.")
     return network
-
-
-def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[nn.Module, tuple[int, ...]]:
-    """The model of a configuration and the shape `(*spatial, C)` of its input, without weights.
-
-    Args:
-      shape: '227,227,3'; empty: as augmentation leaves the data's pictures, and of a model without data as published.
-      classes: how many; empty: as the data have it, and of a model without data 1000.
-
-    Raises:
-      UserError: either is no such number.
-    """
-    sizes = tuple(positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape)
-    count = positive(classes, "--classes", "a whole number") if classes else 0
-    published = config.model.input_shape
-    if shape and len(sizes) != len(published):
-        name, form = (
-            models.name_of(config.model),
-            "height,width,channels" if len(published) == 3 else "lengths,channels",
-        )
-        raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
-    if not (sizes and count) and config.data.name:
-        dataset = open_dataset(config.data)
-        height, width, channels = dataset.image_shape
-        sizes = sizes or (*augmentation.output_size(height, width, config.augmentation), channels)
-        count = count or len(dataset.class_names)
-    model = config.model.build(count or 1000, jnp.dtype(config.dtype), False)
-    return model, sizes or published
-
-
-def positive(text: str, flag: str, form: str) -> int:
-    """A whole number above 0 that was typed. Raises UserError, naming the flag, for anything else."""
-    if not (text.isascii() and text.strip().isdigit()) or int(text) == 0:
-        raise UserError(f"{flag} must be {form}, not {text!r}.")
-    return int(text)
-
-
-def image_like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """The shape and type of one example `[1, *spatial, C]`."""
-    return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
 
 def initial_variables(network: Network, seed: int) -> dict[str, Any]:
@@ -220,7 +212,7 @@ def splits(dataset: Dataset, config: Config) -> tuple[Split, Split | None, Split
     return train, validation, test
 
 
-def _placed(split: Split, dataset: Dataset, config: Config) -> Split:
+def _placed(split: Split | Scenes, dataset: Dataset, config: Config) -> Split | Scenes:
     """The split in memory, or as it is where it is to be streamed."""
     placement, size = config.data.placement, pipeline.megabytes(split, dataset.image_shape, dataset.dtype)
     if placement == "stream" or (placement == "auto" and size > config.data.memory_limit_mb):

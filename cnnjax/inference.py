@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import evaluation, experiment, parallel
+from cnnjax import evaluation, experiment, parallel, scenes
 from cnnjax.config import Config, Data
-from cnnjax.data import open_dataset, pictures
-from cnnjax.data.source import Dataset, Split
+from cnnjax.data import open_dataset, open_scenes, pictures, pipeline
+from cnnjax.data.source import Dataset, Scenes, Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
 from cnnjax.run_directory import records
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.run_directory.records import DatasetRecord
+from cnnjax.tiling import stitched
 
 BATCH = 64  # pictures that go through the network at once
 
@@ -58,6 +59,8 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
 def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     """A function of images `[N, H, W, C]` as stored (uint8: 0..255) to probabilities `[N, K]`, compiled once."""
     network = run.network
+    if run.config.task == "segmentation":
+        raise UserError("This run gives a class to each pixel: take segmenter.")
 
     def outputs(variables, image):
         with jax.default_matmul_precision(run.config.matmul_precision):
@@ -81,6 +84,40 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
         return np.concatenate(rows) if rows else np.zeros((0, len(run.record.class_names)), np.float32)
 
     return predict
+
+
+def segmenter(run: Run, blend: bool | None = None) -> Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]:
+    """A function of a picture `[H, W, C]` of any size, as stored, to rows of probabilities (top, `[rows, W, K]`), in order.
+
+    The picture goes through the network in tiles, whose seams leave no trace; device memory does not grow with it.
+
+    Args:
+      blend: average overlapping tiles; None: as `config.segmentation.seams` says.
+
+    Raises:
+      UserError: the run classifies, or a picture has other channels than those that it was trained on.
+    """
+    network, channels = run.network, run.record.image_shape[-1]
+    if run.config.task != "segmentation":
+        raise UserError("This run gives a class to a whole picture, not to its pixels: take predictor.")
+    reach = scenes.reach_of(run.config, network)
+    variables = jax.device_put(run.variables)
+
+    def outputs(variables, image):
+        with jax.default_matmul_precision(run.config.matmul_precision):
+            return network.task.predictions(evaluation.logits_of(network, variables, image))
+
+    compiled = parallel.compile_eval_step(parallel.layout(devices=1), outputs)
+    blend = run.config.segmentation.seams == "blend" if blend is None else blend
+
+    def segment(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
+            raise UserError(f"This run takes pictures [H, W, {channels}], not {list(image.shape)}.")
+        tiling = scenes.tiling_of(run.config, reach, max(image.shape[:2]))
+        return stitched(lambda tiles: compiled(variables, tiles), image, tiling, blend, reach.stride)
+
+    return segment
 
 
 def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
@@ -112,7 +149,8 @@ def dataset_for(run: Run, data: Data) -> Dataset:
     """
     height, width, channels = run.record.image_shape
     shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
-    dataset = open_dataset(dataclasses.replace(data, **shape))
+    open_data = open_scenes if run.config.task == "segmentation" else open_dataset
+    dataset = open_data(dataclasses.replace(data, **shape))
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."
@@ -125,7 +163,17 @@ def dataset_for(run: Run, data: Data) -> Dataset:
 
 
 def split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split:
-    """The split of a name as the run had it (train is without what was cut off for validation), or of a tfds spec."""
+    """The split of a name as the run had it (train is without what was cut off for validation), or of a tfds spec.
+
+    Pictures with a class for every pixel come as tiles.
+    """
+    split = _split_for(run, dataset, config, name)
+    if run.config.task != "segmentation":
+        return split
+    return scenes.tiles(config, scenes.reach_of(run.config, run.network), pipeline.in_memory(split))
+
+
+def _split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split | Scenes:
     if name == "test":
         return dataset.split(config.data.test or name)
     if name not in ("train", "validation") or dataset.name != run.record.name:

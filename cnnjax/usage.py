@@ -71,6 +71,9 @@ WHICH = Flag(
 )
 FORMAT = Flag("format", "text", "how to print", ("text", "json"))
 TOP = Flag("top", "3", "how many classes to print")
+OUTPUT = Flag(
+    "output", None, "of segmentation: the folder for masks and overlays; default: predictions in the run directory"
+)
 FROM = Flag("from", None, "an existing TFRecord preparation to convert")
 YES_OR_NO = ("true", "false")
 FLAGS = dict(
@@ -107,7 +110,7 @@ FLAGS = dict(
     ),
     train=(WORKDIR,),
     evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),
-    predict=(WORKDIR, TOP, WHICH, FORMAT),
+    predict=(WORKDIR, TOP, WHICH, FORMAT, OUTPUT),
     prepare=(FROM,),
     config=(WORKDIR,),
 )

@@ -19,13 +19,22 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     Epochs follow each other without a gap: a batch may hold the end of one and the start of the next, and every batch is
     full, also where it is larger than the whole split.
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epochs, places = np.divmod(positions, size)
+    epochs, places = _positions(step, batch_size, size)
     indices = np.empty(batch_size, np.int32)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         indices[here] = permutation(seed, int(epoch), size)[places[here]]
     return indices
+
+
+def batch_epochs(step: int, batch_size: int, size: int) -> np.ndarray:
+    """Of which epoch each example `[batch_size]` of batch number `step` is."""
+    return _positions(step, batch_size, size)[0]
+
+
+def _positions(step: int, batch_size: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs, places in their order), `[batch_size]` each."""
+    return np.divmod(np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64), size)
 
 
 def validation_cut(size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:

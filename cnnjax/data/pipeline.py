@@ -1,6 +1,6 @@
 """From a split to batches: in memory, on the device, or streamed from disk; and from batches to the device.
 
-A training batch is a dict of `image` `[B, H, W, C]` as stored, `label` `[B]` int32, `weight` `[B]` float32 of ones and
+A training batch is a dict of `image` `[B, H, W, C]` as stored, `label` `[B]` int32 (or `mask` `[B, H, W]` uint8), `weight` `[B]` float32 of ones and
 `position` `[B]` int32, the example's place in the batch (the source of its randomness). Batch n is a function of (seed, n).
 """
 
@@ -8,12 +8,14 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data.order import batch_indices
-from cnnjax.data.source import Batch, Split, Statistics
+from cnnjax.data.order import batch_epochs, batch_indices
+from cnnjax.data.picture_scan import cores
+from cnnjax.data.source import Batch, Scenes, Split, Statistics
 from cnnjax.data.workers import Yielding, deaf_to_signals, end_with_parent, quick_turns
 from cnnjax.errors import RunError
 
@@ -22,13 +24,16 @@ READ_BLOCK = 256  # examples that are decoded at once when a split is read into 
 STATISTICS_EXAMPLES = 50_000  # more do not change three digits of a mean; a large set is read in part
 
 
-def in_memory(split: Split) -> Split:
-    """The same split, decoded once into host memory."""
-    if isinstance(split.read, _Gather):
+def in_memory(split: Split | Scenes) -> Split | Scenes:
+    """The same examples, decoded once into host memory."""
+    if isinstance(split.read, _Gather | _Pick):
         return split
+    if isinstance(split, Scenes):
+        with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes outside the interpreter's lock
+            return split._replace(read=_Pick(list(pool.map(split.read, range(split.size)))))
     blocks = [split.read(np.arange(i, min(i + READ_BLOCK, split.size))) for i in range(0, split.size, READ_BLOCK)]
     arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return Split(split.size, _Gather(arrays))
+    return Split(split.size, _Gather(arrays), held=True)
 
 
 class _Gather(NamedTuple):
@@ -38,18 +43,41 @@ class _Gather(NamedTuple):
         return {name: array[indices] for name, array in self.arrays.items()}
 
 
-def megabytes(split: Split, image_shape: tuple[int, ...], dtype: np.dtype) -> float:
-    """What a split's pictures take when decoded."""
+def is_held(scenes: Scenes) -> bool:
+    """Whether scenes are in memory."""
+    return isinstance(scenes.read, _Pick)
+
+
+class _Pick(NamedTuple):
+    """`Scenes.read` of scenes in memory."""
+
+    scenes: list[Batch]
+
+    def __call__(self, index: int) -> Batch:
+        return self.scenes[index]
+
+
+def megabytes(split: Split | Scenes, image_shape: tuple[int, ...], dtype: np.dtype) -> float:
+    """What pictures take when decoded; of scenes, with their masks."""
+    if isinstance(split, Scenes):
+        return int(split.sizes.prod(1).sum()) * (image_shape[-1] * np.dtype(dtype).itemsize + 1) / MEGABYTE
     return split.size * int(np.prod(image_shape)) * np.dtype(dtype).itemsize / MEGABYTE
 
 
-def statistics(split: Split) -> Statistics:
+def _blocks(split: Split | Scenes) -> Iterator[np.ndarray]:
+    """Pictures `[..., C]` that stand for a split: at most 50,000, evenly spread."""
+    indices = np.linspace(0, split.size - 1, min(split.size, STATISTICS_EXAMPLES)).astype(np.int64)
+    if isinstance(split, Scenes):
+        yield from (split.read(index)["image"] for index in indices)
+        return
+    for start in range(0, len(indices), READ_BLOCK):
+        yield split.read(indices[start : start + READ_BLOCK])["image"]
+
+
+def statistics(split: Split | Scenes) -> Statistics:
     """Mean, deviation and principal components of the pixel values of a split (evenly spread, at most 50,000 examples)."""
-    count = min(split.size, STATISTICS_EXAMPLES)
-    indices = np.linspace(0, split.size - 1, count).astype(np.int64)
     pixels, total, products = 0, 0.0, 0.0
-    for start in range(0, count, READ_BLOCK):
-        image = split.read(indices[start : start + READ_BLOCK])["image"]
+    for image in _blocks(split):
         scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
         # One product of the block with itself gives all sums of squares, in float64 so that no digit is lost.
         values = image.reshape(-1, image.shape[-1]).astype(np.float64) / scale
@@ -67,7 +95,7 @@ def statistics(split: Split) -> Statistics:
 
 
 def _with_places(batch: Batch) -> Batch:
-    size = len(batch["label"])
+    size = len(batch["image"])
     return batch | dict(weight=np.ones(size, np.float32), position=np.arange(size, dtype=np.int32))
 
 
@@ -79,7 +107,12 @@ class TrainBatch(NamedTuple):
     batch_size: int
 
     def __call__(self, step: int) -> Batch:
-        return _with_places(self.split.read(batch_indices(self.seed, int(step), self.batch_size, self.split.size)))
+        indices = batch_indices(self.seed, int(step), self.batch_size, self.split.size)
+        if self.split.draw is None:
+            return _with_places(self.split.read(indices))
+        return _with_places(
+            self.split.draw(indices, batch_epochs(int(step), self.batch_size, self.split.size), self.seed)
+        )
 
 
 class EvaluationBatch(NamedTuple):
@@ -105,7 +138,7 @@ def batches(batch: Callable[[int], Batch], start: int, stop: int, workers: int =
     Grain reads in threads of this process, or in `workers` processes, which are gone when the context is left. Where JAX
     computes on the CPU, they leave the cores to it.
     """
-    if isinstance(batch.split.read, _Gather):
+    if batch.split.held:
         yield map(batch, range(start, stop))
         return
     import grain

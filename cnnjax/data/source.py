@@ -12,11 +12,15 @@ class Split(NamedTuple):
     """Examples that can be read at any index.
 
     `read(indices [n]) -> {'image': [n, H, W, C] uint8 | uint16 | float32, 'label': [n] int32}`; it can be pickled, so
-    that worker processes can call it.
+    that worker processes can call it. Where every pixel has a class, `'mask'` [n, H, W] uint8 stands instead of the label.
     """
 
     size: int
     read: Callable[[np.ndarray], Batch]
+    draw: Callable[[np.ndarray, np.ndarray, int], Batch] | None = (
+        None  # (indices, epochs, seed): another part each epoch
+    )
+    held: bool = False  # in host memory, so that reading takes no time
 
 
 IGNORED = 255  # in a mask: a pixel that counts for nothing
@@ -51,6 +55,7 @@ class Dataset(NamedTuple):
     split_sizes: dict[str, int]
     split: Callable[[str], Any]  # Split, or Scenes
     fingerprint: str  # of the examples: changes when they do
+    has_objects: bool = False  # whether scenes have `instances`
     notes: tuple[str, ...] = ()  # what a person should know: files that were left out, classes missing from test
 
 

@@ -29,6 +29,7 @@ class DatasetRecord(NamedTuple):
     statistics: Statistics
     split_sizes: dict[str, int]
     fingerprint: str
+    has_objects: bool = False  # of pixels with classes: whether the masks number objects
 
 
 def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, int]) -> DatasetRecord:
@@ -40,6 +41,7 @@ def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, i
         statistics,
         split_sizes,
         dataset.fingerprint,
+        dataset.has_objects,
     )
 
 

@@ -5,11 +5,15 @@ Batches hold `label` `[B]` int32 and `weight` `[B]` float32 (0 for padding); aft
 in training may give `dict(logits=[B, K], auxiliary=([B, K], ...))` instead.
 """
 
+import heapq
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+METRICS = shown = ("loss", "accuracy")
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 2
 AUXILIARY_WEIGHT = 0.3  # of the loss of each auxiliary head (Szegedy et al. 2015, section 5)
 
@@ -147,6 +151,31 @@ def summary_lines(summary: dict, most: int = 20) -> list[str]:
             f"{row['name']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['examples']:8d}"
         )
     return lines
+
+
+def look(outputs: Iterable[tuple[int, dict, np.ndarray]], worst: int = 24) -> tuple[dict, list[dict]]:
+    """No further sums, and the wrongly classified examples to whose label the least probability was given, worst first.
+
+    Each is a dict of `index` (place in the split), `image` `[H, W, C]` in [0, 1], `label`, `predicted`, `confidence`.
+    """
+    mistakes: list[tuple[float, int, dict]] = []
+    for first, batch, probabilities in outputs:
+        predicted = probabilities.argmax(-1)
+        for row in np.flatnonzero((predicted != batch["label"]) & (batch["weight"] > 0)):
+            label, index = int(batch["label"][row]), first + int(row)
+            entry = (-float(probabilities[row, label]), -index)
+            if len(mistakes) < worst or entry > mistakes[0][:2]:
+                image = batch["image"][row]
+                scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+                example = dict(
+                    index=index,
+                    image=image.astype(np.float32) / scale,
+                    label=label,
+                    predicted=int(predicted[row]),
+                    confidence=float(probabilities[row].max()),
+                )
+                (heapq.heappushpop if len(mistakes) == worst else heapq.heappush)(mistakes, (*entry, example))
+    return {}, [example for _, _, example in sorted(mistakes, key=lambda m: m[:2], reverse=True)]
 
 
 def figures(sums: dict, mistakes: list[dict], class_names: tuple[str, ...]) -> dict:

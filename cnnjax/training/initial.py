@@ -38,7 +38,7 @@ def initial_state(exp: Experiment, log: Callable[[str], None] = print, *, fine_t
         exp.optimizer,
         seed=config.seed,
         ema=bool(config.ema_decay),
-        higher_is_better=config.checkpoint.best_metric == "accuracy",
+        higher_is_better=config.checkpoint.best_metric != "loss",
     )
 
 

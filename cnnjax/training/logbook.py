@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cnnjax.errors import RunError
@@ -58,7 +59,7 @@ class Logbook:
       workdir: the run directory.
       start: the step that the run goes on from; later entries of an earlier attempt are cut off.
       total_steps, steps_per_epoch, batch_size: to tell epochs, rates and the time left.
-      scores_of: sums -> means, the task's.
+      task: its `scores` makes means of sums, of which those named in its `shown` are shown.
       log: prints a line.
       carried: what `carried()` gave when the step was saved that the run goes on from.
       evaluated: whether the evaluation at that step was made before it was saved.
@@ -67,12 +68,11 @@ class Logbook:
     """
 
     def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: float, batch_size: int,
-                 scores_of: Callable[[dict], dict[str, float]], log: Callable[[str], None] = print,
-                 carried: dict | None = None, evaluated: bool = True):  # fmt: skip
+                 task, log: Callable[[str], None] = print, carried: dict | None = None, evaluated: bool = True):  # fmt: skip
         last = start if evaluated else start - 1  # of evaluations: one that is still to be made is not logged twice
         kept = [e for e in read_entries(workdir) if e["step"] <= (start if e["split"] == "train" else last)]
         self._epochs = lambda step: step / steps_per_epoch
-        self._total_steps, self._batch_size, self._scores_of, self._log = total_steps, batch_size, scores_of, log
+        self._total_steps, self._batch_size, self._task, self._log = total_steps, batch_size, task, log
         self._path = Path(workdir) / METRICS
         try:
             self._replace("".join(json.dumps(entry) + "\n" for entry in kept))
@@ -84,7 +84,8 @@ class Logbook:
         times = [entry.get("time") for entry in kept]
         self._newest_time = max((t for t in times if isinstance(t, int | float)), default=0)
         self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
-        self._sums: dict[str, float] = dict((carried or {}).get("sums", {}))
+        sums = (carried or {}).get("sums", {})
+        self._sums = {name: np.asarray(value, np.float64)[()] for name, value in sums.items()}
         self._steps = 0
         self._clock = self._started = self._spoken = time.monotonic()
         self._first_step = start
@@ -102,7 +103,7 @@ class Logbook:
 
     def carried(self) -> dict:
         """What the next entry needs of the steps since the last one, for a checkpoint."""
-        return dict(sums=dict(self._sums))  # a copy: it is written while further steps are added
+        return dict(sums={name: np.asarray(value).tolist() for name, value in self._sums.items()})
 
     def _replace(self, text: str) -> None:
         temporary = self._path.with_name(f".{METRICS}")
@@ -119,7 +120,7 @@ class Logbook:
         self._clock = time.monotonic()
         self._steps = 0
 
-    def add(self, sums: dict[str, float]) -> None:
+    def add(self, sums: dict[str, np.ndarray | float]) -> None:
         """Takes in the metrics of one more step."""
         for name, value in sums.items():
             last = name in ("learning_rate", "grad_norm", "param_norm")
@@ -132,14 +133,14 @@ class Logbook:
         if not self._sums:
             return
         seconds = time.monotonic() - self._clock
-        scores = self._scores_of(self._sums)
-        scores |= {name: self._sums[name] for name in ("learning_rate", "grad_norm", "param_norm")}
+        scores = self._task.scores(self._sums)
+        scores |= {name: float(self._sums[name]) for name in ("learning_rate", "grad_norm", "param_norm")}
         if self._steps and seconds > 0:
             scores["images_per_second"] = self._steps * self._batch_size / seconds
         self._sums = {}
         self.restart_clock()
         self._entry("train", step, scores)
-        shown = f"loss {scores['loss']:.4f}  accuracy {scores['accuracy']:.4f}"
+        shown = self._shown(scores)
         rate = f"{scores['images_per_second']:,.0f} images/s" if "images_per_second" in scores else ""
         if not self._bar.disable:
             self._bar.set_description_str(f"epoch {self._epochs(step):.1f}", refresh=False)
@@ -152,10 +153,12 @@ class Logbook:
     def evaluation(self, split: str, step: int, scores: dict[str, float], note: str = "") -> None:
         """Writes and shows the scores of a split."""
         self._entry(split, step, scores)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if name in ("loss", "accuracy"))
-        self.say(f"epoch {self._epochs(step):6.2f}  step {step:6d}  {split}: {shown}{note}")
+        self.say(f"epoch {self._epochs(step):6.2f}  step {step:6d}  {split}: {self._shown(scores)}{note}")
         self._spoken = time.monotonic()
         self.restart_clock()
+
+    def _shown(self, scores: dict[str, float]) -> str:
+        return "  ".join(f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in self._task.shown)
 
     def _entry(self, split: str, step: int, scores: dict[str, float]) -> None:
         now = round(time.time(), 3)

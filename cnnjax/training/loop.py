@@ -75,7 +75,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
         book |= dict(
             evaluated=record.get("evaluated", True),
             start=start or 0,
-            scores_of=exp.network.task.scores,
+            task=exp.network.task,
             log=log,
             carried=record.get("log"),
         )
@@ -85,7 +85,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
             summary, figures = scoring.score_test(exp, state, checkpoints, log, asked.check)
         seconds = round(time.monotonic() - started, 1)
         summary |= dict(steps=steps, stopped_early=steps < exp.total_steps, seconds=seconds)
-        scoring.write_summary(workdir, summary, figures, log)
+        scoring.write_summary(workdir, summary, figures, exp.network.task.shown, log)
     log(f"{duration(summary['seconds'])} in all. Everything is in {workdir}")
     return summary
 
@@ -144,7 +144,7 @@ def train(
       Interrupted: after the step under way, or within an evaluation, when all is saved.
     """
     config, layout = exp.config, exp.layout
-    higher_is_better = config.checkpoint.best_metric == "accuracy"
+    higher_is_better = config.checkpoint.best_metric != "loss"
     train_step = parallel.compile_train_step(layout, train_step_for(exp), state)
     eval_step = parallel.compile_eval_step(layout, eval_step_of(exp.network, config.matmul_precision, detailed=False))
     advance = jax.jit(after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"))
@@ -293,7 +293,7 @@ def _take(logbook: Logbook, step: int, metrics: dict, checkpoints: Checkpoints, 
     Raises:
       RunError: a loss, a gradient or the parameters are not finite.
     """
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    values = {name: np.asarray(value, np.float64)[()] for name, value in jax.device_get(metrics).items()}
     for name, what in [("loss", "loss"), ("grad_norm", "gradient"), ("param_norm", "size of the parameters")]:
         if not np.isfinite(values[name]):
             last = checkpoints.newest()

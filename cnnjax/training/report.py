@@ -6,11 +6,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 
-def learning_curves(entries: list[dict]) -> Figure:
-    """Loss, accuracy and learning rate over epochs, from the entries of metrics.jsonl."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for axes, score in zip(panels, ("loss", "accuracy", "learning_rate")):
+def learning_curves(entries: list[dict], shown: tuple[str, ...] = ("loss", "accuracy")) -> Figure:
+    """The scores of these names and the learning rate over epochs, from the entries of metrics.jsonl."""
+    names = (*shown, "learning_rate")
+    figure = Figure(figsize=(13 / 3 * len(names), 4), layout="constrained")
+    panels = figure.subplots(1, len(names))
+    for axes, score in zip(panels, names):
         for split in ("train", "validation"):
             points = [(e["epoch"], e[score]) for e in entries if e["split"] == split and score in e]
             if points:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import experiment, parallel
-from cnnjax.evaluation import eval_step_of, evaluate_with_mistakes, evaluated_variables
+from cnnjax.evaluation import eval_step_of, evaluate_in_full, evaluated_variables
 from cnnjax.experiment import Experiment
 from cnnjax.run_directory import records
 from cnnjax.run_directory.checkpoint import Checkpoints
@@ -32,19 +32,21 @@ def score_test(
     task, names = exp.network.task, exp.record.class_names
     eval_step = parallel.compile_eval_step(exp.layout, eval_step_of(exp.network, exp.config.matmul_precision))
     batch_size = experiment.eval_batch_size(exp.config)
-    sums, mistakes = evaluate_with_mistakes(
-        eval_step, evaluated_variables(model), exp.test, exp.layout, batch_size, check=check
+    sums, examples = evaluate_in_full(
+        eval_step, evaluated_variables(model), exp.test, exp.layout, batch_size, task, check=check
     )
     summary = task.summary(sums, names) | dict(tested_step=step)
     log(f"\nTest, with the parameters of step {step} ({which}):")
     for line in task.summary_lines(summary):
         log("  " + line)
-    return summary, task.figures(sums, mistakes, names)
+    return summary, task.figures(sums, examples, names)
 
 
-def write_summary(workdir: Path, summary: dict[str, Any], figures: dict, log: Callable[[str], None]) -> None:
+def write_summary(
+    workdir: Path, summary: dict[str, Any], figures: dict, shown: tuple[str, ...], log: Callable[[str], None]
+) -> None:
     """Writes the pictures, and last the summary: a directory that has one is complete."""
-    curves = report.learning_curves(read_entries(workdir))
+    curves = report.learning_curves(read_entries(workdir), shown)
     files = report.save_figures(workdir, dict(learning_curves=curves) | figures)
     records.write_json(workdir / "summary.json", summary)
     log(f"Pictures: {', '.join(files)}")

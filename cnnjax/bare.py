@@ -1,0 +1,50 @@
+"""A network without its data: what inspects or times one needs no more."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax import models
+from cnnjax.config import Config
+from cnnjax.data import augmentation, open_dataset
+from cnnjax.errors import UserError
+
+
+def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[nn.Module, tuple[int, ...]]:
+    """The model of a configuration and the shape `(*spatial, C)` of its input, without weights.
+
+    Args:
+      shape: '227,227,3'; empty: as augmentation leaves the data's pictures, and of a model without data as published.
+      classes: how many; empty: as the data have it, and of a model without data 1000.
+
+    Raises:
+      UserError: either is no such number.
+    """
+    sizes = tuple(positive(n, "--input", "height,width,channels: --input=224,224,3") for n in shape.split(",") if shape)
+    count = positive(classes, "--classes", "a whole number") if classes else 0
+    published = config.model.input_shape
+    if shape and len(sizes) != len(published):
+        name, form = (
+            models.name_of(config.model),
+            "height,width,channels" if len(published) == 3 else "lengths,channels",
+        )
+        raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
+    if not (sizes and count) and config.data.name:
+        dataset = open_dataset(config.data)
+        height, width, channels = dataset.image_shape
+        sizes = sizes or (*augmentation.output_size(height, width, config.augmentation), channels)
+        count = count or len(dataset.class_names)
+    model = config.model.build(count or 1000, jnp.dtype(config.dtype), False)
+    return model, sizes or published
+
+
+def positive(text: str, flag: str, form: str) -> int:
+    """A whole number above 0 that was typed. Raises UserError, naming the flag, for anything else."""
+    if not (text.isascii() and text.strip().isdigit()) or int(text) == 0:
+        raise UserError(f"{flag} must be {form}, not {text!r}.")
+    return int(text)
+
+
+def image_like(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """The shape and type of one example `[1, *spatial, C]`."""
+    return jax.ShapeDtypeStruct((1, *shape), jnp.float32)

@@ -1,0 +1,39 @@
+"""Masks for the eye: a colour a class, laid over the picture."""
+
+import numpy as np
+
+IGNORED = 255
+
+
+def palette(classes: int = 256) -> np.ndarray:
+    """`[classes, 3]` uint8: black for the first class, then colours that differ at a glance, always the same.
+
+    The bits of the number are spread over red, green and blue from the highest down, as in the palette of PASCAL VOC
+    (Everingham et al. 2010, development kit).
+    """
+    number = np.arange(classes)
+    colours = np.zeros((classes, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((number >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
+    return colours
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """A picture `[H, W, C]` as stored -> `[H, W, 3]` uint8."""
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        image = (255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, -1)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, share: float = 0.5) -> np.ndarray:
+    """`[H, W, C]` as stored and classes `[H, W]` uint8 -> `[H, W, 3]` uint8: all but the first class are tinted, and outlined."""
+    rgb, colours = as_rgb(image), palette()[mask]
+    tinted = (share * colours + (1 - share) * rgb).astype(np.uint8)
+    edge = np.zeros(mask.shape, bool)
+    edge[1:] |= mask[1:] != mask[:-1]
+    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    marked = (mask > 0) & (mask != IGNORED)
+    return np.where((marked & edge)[..., None], colours, np.where(marked[..., None], tinted, rgb))

@@ -1,0 +1,21 @@
+"""A small U-Net that finds and names handwritten digits on a larger canvas, pixel by pixel. No data to fetch.
+
+python run.py train --config=experiments/digit_scenes_unet.py --workdir=runs/digit_scenes
+"""
+
+from cnnjax import models
+from cnnjax.config import Config
+
+
+def get_config() -> Config:
+    config = Config(model=models.options("unet"), task="segmentation")
+    config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
+    config.data.name = "digit_scenes"
+    config.segmentation.crop = 64
+
+    config.batch_size, config.epochs = 16, 12
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 3e-3
+    config.optimizer.weight_decay = 1e-2
+    config.schedule.warmup = 0.5
+    config.checkpoint.best_metric = "mean_iou"
+    return config

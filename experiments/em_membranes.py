@@ -1,0 +1,34 @@
+"""Membranes of neurons in electron microscopy (ISBI 2012; Arganda-Carreras et al. 2015) by a U-Net, sized for a CPU.
+
+The slices lie in $CNNJAX_DATA_DIR/isbi2012_em/train/image, their masks (255 cell, 0 membrane) in .../train/label. The
+challenge never published its test masks: slices 24 to 29 are test here.
+
+python run.py train --config=experiments/em_membranes.py --workdir=runs/em_membranes
+"""
+
+import os
+
+from cnnjax import models
+from cnnjax.config import Config
+
+
+def get_config() -> Config:
+    config = Config(model=models.options("unet"), task="segmentation")
+    config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
+
+    folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "isbi2012_em", "train")
+    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "image")
+    config.data.masks, config.data.mask_kind = os.path.join(folder, "label"), "binary"
+    config.data.test_files = "2[4-9].png"
+
+    config.segmentation.crop, config.segmentation.objects = 128, "parts"
+    config.augmentation.flip = config.augmentation.quarter_turns = True
+    config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 6.0, 0.1, 0.2
+
+    config.batch_size, config.steps, config.evaluate_every = 8, 6000, 10.0
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
+    config.optimizer.weight_decay = 1e-2
+    config.schedule.warmup = 5.0
+    config.ema_decay = 0.998
+    config.checkpoint.best_metric = "mean_iou"
+    return config

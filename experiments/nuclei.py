@@ -1,0 +1,36 @@
+"""Nuclei in microscopy of several kinds (Data Science Bowl 2018; Caicedo et al. 2019) by a U-Net, sized for a CPU.
+
+The pictures lie in $CNNJAX_DATA_DIR/dsb2018_nuclei/images and their objects, numbered in 16-bit PNGs of the same names, in
+.../instances_u16. Test: the 129 whose names begin with 0, 1 or 2.
+
+python run.py train --config=experiments/nuclei.py --workdir=runs/nuclei
+"""
+
+import os
+
+from cnnjax import models
+from cnnjax.config import Config
+
+
+def get_config() -> Config:
+    config = Config(model=models.options("unet"), task="segmentation")
+    config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
+
+    folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "dsb2018_nuclei")
+    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "images")
+    config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
+    config.data.test_files = "0*,1*,2*"
+
+    config.segmentation.crop = 128
+    config.segmentation.border_weight, config.segmentation.dice = 5.0, 0.5
+    config.segmentation.smallest_object = 15
+    config.augmentation.flip = config.augmentation.quarter_turns = True
+    config.augmentation.scale, config.augmentation.brightness, config.augmentation.contrast = 0.25, 0.2, 0.2
+
+    config.batch_size, config.steps, config.evaluate_every = 8, 8000, 3.0
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
+    config.optimizer.weight_decay = 1e-2
+    config.schedule.warmup = 0.5
+    config.ema_decay = 0.998
+    config.checkpoint.best_metric = "mean_iou"
+    return config
