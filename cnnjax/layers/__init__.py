@@ -5,6 +5,7 @@ Shapes are `[B, *spatial, C]`: spatial may have one, two or three dimensions.
 
 from cnnjax.layers.activation import ACTIVATIONS, GELU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Tanh, activation
 from cnnjax.layers.convolution import PADDING_MODES, Conv, ConvTranspose, InterpolateConv, LocallyConnected, he_normal
+from cnnjax.layers.cropping import CentreCrop
 from cnnjax.layers.dense import Dense, Flatten, at_least_float32
 from cnnjax.layers.dropout import Dropout, StochasticDepth
 from cnnjax.layers.layer_scale import LayerScale
