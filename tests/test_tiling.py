@@ -53,7 +53,9 @@ def test_reach():
     base = network(probe + 0.1)
     seen = []
     for position in (31, 32, 33, 34):
-        bumped = jax.jit(jax.jacrev(lambda x: network(x)[0, position, 32].sum()))(probe + RANDOM.normal(size=probe.shape))
+        bumped = jax.jit(jax.jacrev(lambda x: network(x)[0, position, 32].sum()))(
+            probe + RANDOM.normal(size=probe.shape)
+        )
         rows = np.flatnonzero(np.abs(bumped).sum((0, 2, 3)))
         seen += [position - rows.min(), rows.max() - position]
     assert base.shape == probe.shape and max(seen) <= same.margin <= max(seen) + 1

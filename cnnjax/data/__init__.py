@@ -2,6 +2,7 @@
 
 from cnnjax.config import Data
 from cnnjax.data.source import Dataset
+from cnnjax.errors import UserError
 
 
 def open_dataset(data: Data) -> Dataset:
@@ -10,6 +11,8 @@ def open_dataset(data: Data) -> Dataset:
     Raises:
       UserError: an unknown name, nothing prepared, an empty or damaged folder.
     """
+    if data.name == "digit_scenes":
+        raise UserError("digit_scenes has a class for every pixel: say --config.task=segmentation, and a U-Net.")
     if data.name == "folder":
         from cnnjax.data.folder import open_folder
 
@@ -23,3 +26,24 @@ def open_dataset(data: Data) -> Dataset:
 
         data = dataclasses.replace(data, data_dir=str(ensure_digits()))
     return open_tfds(data)
+
+
+def open_scenes(data: Data) -> Dataset:
+    """The data set of a configuration, with a class for every pixel: its splits are Scenes.
+
+    Raises:
+      UserError: as `open_dataset`, or the set has no masks.
+    """
+    if data.name == "digits":
+        raise UserError("digits has one class a picture: take --config.data.name=digit_scenes, or task=classification.")
+    if data.name == "digit_scenes":
+        from cnnjax.data.digit_scenes import open_digit_scenes
+
+        return open_digit_scenes(data)
+    if data.name == "folder":
+        from cnnjax.data.pairs import open_pairs
+
+        return open_pairs(data)
+    from cnnjax.data.tfds_scenes import open_tfds_scenes
+
+    return open_tfds_scenes(data)

@@ -50,7 +50,7 @@ def open_folder(data: config.Data) -> Dataset:
     _check_classes(root, tree)
     found, faults = scan(root, [path for classes in tree.values() for paths in classes.values() for path in paths])
     if faults:
-        count, named = f"{len(faults)} of {len(found) + len(faults)} pictures", _listed(faults)
+        count, named = f"{len(faults)} of {len(found) + len(faults)} pictures", listed(faults)
         if not data.skip_bad_files:
             hint = "--config.data.skip_bad_files=true leaves them out."
             raise UserError(f"{count} in {root} cannot be used: {named}.\n{hint}")
@@ -66,7 +66,7 @@ def open_folder(data: config.Data) -> Dataset:
     files, labels, sizes = [], [], {}
     for split, classes in tree.items():
         labelled = [(path, class_names.index(name)) for name, paths in classes.items() for path in paths]
-        labelled.sort(key=lambda example: _rank(example[0]))
+        labelled.sort(key=lambda example: rank(example[0]))
         files += [path for path, _ in labelled]
         labels += [label for _, label in labelled]
         sizes[split] = len(labelled)
@@ -151,7 +151,7 @@ def _tree(root: Path) -> tuple[Tree, list[str]]:
     if splits["train"] and (splits["test"] or splits["validation"]):
         chosen = {split: names[0] for split, names in splits.items() if names}
         if others := [f for f in folders if f not in chosen.values()]:
-            notes.append(f"Not looked at in {root}: {_listed(others)}.")
+            notes.append(f"Not looked at in {root}: {listed(others)}.")
     elif [f for f in folders if f not in splits["train"]]:
         chosen = {"": ""}
     elif folders:
@@ -160,7 +160,7 @@ def _tree(root: Path) -> tuple[Tree, list[str]]:
     else:
         raise UserError(f"{root} holds no folders, so there are no classes.\n{LAYOUTS}")
     if loose_pictures := [f for f in loose if f.lower().endswith(pictures.SUFFIXES)]:
-        notes.append(f"Pictures that belong to no class, since they lie in {root} itself: {_listed(loose_pictures)}.")
+        notes.append(f"Pictures that belong to no class, since they lie in {root} itself: {listed(loose_pictures)}.")
 
     tree = {}
     for split, folder in chosen.items():
@@ -194,13 +194,13 @@ def _cut(classes: dict[str, list[str]], fraction: float) -> tuple[Tree, list[str
     """Cuts `fraction` of each class off for test, at least one and never all -> (tree, classes of a single picture)."""
     tree = {"train": {}, "test": {}}
     for name, paths in classes.items():
-        ranked = sorted(paths, key=_rank)
+        ranked = sorted(paths, key=rank)
         count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
         tree["test"][name], tree["train"][name] = ranked[:count], ranked[count:]
     return tree, [name for name, paths in classes.items() if len(paths) == 1]
 
 
-def _rank(path: str) -> bytes:
+def rank(path: str) -> bytes:
     """A place in an order that is mixed, but the same everywhere and for ever."""
     return hashlib.sha256(os.fsencode(path)).digest()
 
@@ -220,7 +220,7 @@ def _shape(data: config.Data, found: dict[str, Found], notes: list[str]) -> tupl
     return (MIXED_SIZE, MIXED_SIZE, channels), MIXED_SIZE
 
 
-def _listed(names, limit: int = 5) -> str:
+def listed(names, limit: int = 5) -> str:
     """'a is empty; b is truncated; and 3 more' for the keys (and values) of a dict or for a list of names."""
     texts = [f"{name} {what}" for name, what in names.items()] if isinstance(names, dict) else list(names)
     more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []

@@ -19,6 +19,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,6 +73,19 @@ def probe(source: Source) -> tuple[int, int, int]:
     return image.height, image.width, len(image.getbands())
 
 
+def read_stored(source: Source) -> np.ndarray:
+    """The pixels of a file as they are stored, upright: what a mask says.
+
+    Returns:
+      [H, W] uint8 or uint16, of a palette its numbers, of one bit 0 and 1; or [H, W, 3] uint8 of colour. Alpha is left out.
+
+    Raises:
+      BadPicture: it cannot be read.
+    """
+    pixels = np.array(_decoded(content(source), _as_stored))
+    return pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8)
+
+
 def content(source: Source) -> bytes:
     """The bytes of a file, or BadPicture."""
     try:
@@ -80,15 +94,15 @@ def content(source: Source) -> bytes:
         raise BadPicture(f"cannot be read: {error.strerror or error}") from error
 
 
-def _decoded(data: bytes) -> Image.Image:
-    """An upright picture of mode L or RGB."""
+def _decoded(data: bytes, brought_to: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
+    """An upright picture of mode L or RGB, or of what `brought_to` makes of it."""
     if not data:
         raise BadPicture("is empty (0 bytes)")
     try:
         image, exif = _opened(data)
         _check_size(*image.size)
         image.load()
-        return _upright(_flattened(image), _orientation(exif))
+        return _upright((brought_to or _flattened)(image), _orientation(exif))
     except (BadPicture, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # of a WebP, whose size Pillow looks at before we can
@@ -178,6 +192,16 @@ def _flattened(image: Image.Image) -> Image.Image:
     page = Image.new("L" if len(colours) == 1 else "RGB", image.size, "white")
     page.paste(image.convert(page.mode), mask=alpha)
     return page
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    if image.mode == "I":
+        return Image.fromarray(np.asarray(image).clip(0, 65535).astype(np.uint16))
+    if image.mode in ("1", "L", "P", "RGB") or image.mode.startswith("I;16"):
+        return image
+    if image.mode in ("LA", "PA", "RGBA"):
+        return image.getchannel(0) if image.mode != "RGBA" else image.convert("RGB")
+    raise BadPicture(f"has pixels of a kind that is not read (Pillow's mode {image.mode})")
 
 
 def _orientation(exif: bytes) -> int:

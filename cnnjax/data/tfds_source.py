@@ -29,26 +29,13 @@ def open_tfds(data: config.Data) -> Dataset:
     Raises:
       UserError: an unknown or unprepared set, one that is no image classification, missing or damaged files.
     """
-    import tensorflow_datasets as tfds
-
-    folder = find(data)
-    try:
-        info = tfds.builder_from_directory(str(folder), file_format="array_record").info
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise UserError(f"{folder} cannot be read: {first_line(error)}. Prepare the set again.") from error
-    name = "/".join(filter(None, (info.name, info.config_name)))
+    name, info = open_info(data)
     image_key, label_key = _feature_keys(name, info)
     image, label = info.features[image_key], info.features[label_key]
-    if not info.splits:
-        raise UserError(f"{folder} holds no split. Prepare the set again.")
-    for split in info.splits.values():
-        for path in split.filepaths:
-            if not path.exists():
-                raise UserError(f"{path} is missing. Prepare the set again.")
     shape, dtype, resize = _form(name, image, data)
 
     def split(spec: str) -> Split:
-        shards = _shards(spec, info.splits)
+        shards = shards_of(spec, info.splits)
         read = _Read(shards, image_key, label_key, label.num_classes, shape, dtype.name, resize)
         return Split(sum(shard.take for shard in shards), read)
 
@@ -59,8 +46,30 @@ def open_tfds(data: config.Data) -> Dataset:
         dtype=dtype,
         split_sizes={split_name: split.num_examples for split_name, split in info.splits.items()},
         split=split,
-        fingerprint=_fingerprint(name, info),
+        fingerprint=fingerprint_of(name, info),
     )
+
+
+def open_info(data: config.Data):
+    """(name, DatasetInfo) of a prepared set, whose files are all there.
+
+    Raises:
+      UserError: an unknown or unprepared set, missing or damaged files.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = find(data)
+    try:
+        info = tfds.builder_from_directory(str(folder), file_format="array_record").info
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error)}. Prepare the set again.") from error
+    if not info.splits:
+        raise UserError(f"{folder} holds no split. Prepare the set again.")
+    for split in info.splits.values():
+        for path in split.filepaths:
+            if not path.exists():
+                raise UserError(f"{path} is missing. Prepare the set again.")
+    return "/".join(filter(None, (info.name, info.config_name))), info
 
 
 def _feature_keys(name: str, info) -> tuple[str, str]:
@@ -114,7 +123,7 @@ class Shard(NamedTuple):
     take: int
 
 
-def _shards(spec: str, splits) -> tuple[Shard, ...]:
+def shards_of(spec: str, splits) -> tuple[Shard, ...]:
     """What files a split stands for, each of them looked at; UserError for an unknown split or a damaged file."""
     try:
         parts = splits[spec].file_instructions
@@ -135,15 +144,15 @@ def _shards(spec: str, splits) -> tuple[Shard, ...]:
     return tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in parts)
 
 
-def _fingerprint(name: str, info) -> str:
+def fingerprint_of(name: str, info) -> str:
     """Of what the examples are, not of how they are stored: a converted or copied set is the same set."""
     digest = hashlib.sha256(f"{name}:{info.version}".encode())
     for split_name, split in sorted(info.splits.items()):
         digest.update(f"{split_name} {split.num_examples} {int(split.num_bytes)}".encode())
         if not split.num_examples:
             continue
-        shards = _shards(split_name, info.splits)
-        for record in _records(shards, np.unique(np.linspace(0, split.num_examples - 1, 3).astype(int))):
+        shards = shards_of(split_name, info.splits)
+        for record in records_at(shards, np.unique(np.linspace(0, split.num_examples - 1, 3).astype(int))):
             digest.update(record)
     return digest.hexdigest()
 
@@ -169,7 +178,7 @@ def _reader(path: str, process: int):
     return reader
 
 
-def _records(shards: tuple[Shard, ...], indices: np.ndarray) -> list[bytes]:
+def records_at(shards: tuple[Shard, ...], indices: np.ndarray) -> list[bytes]:
     """The serialised examples at indices [n] of the shards put end to end.
 
     Raises:
@@ -209,7 +218,7 @@ class _Read(NamedTuple):
         from tensorflow_datasets.proto import tf_example_pb2
 
         indices = np.asarray(indices)
-        records = _records(self.shards, indices)
+        records = records_at(self.shards, indices)
         features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
         files = [b"".join(feature[self.image_key].bytes_list.value[:1]) for feature in features]
         labels = np.array([(*feature[self.label_key].int64_list.value, -1)[0] for feature in features], np.int32)

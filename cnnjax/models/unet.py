@@ -168,7 +168,9 @@ class UNet(nn.Module):
         """Raises DoesNotFit where pictures have other axes or sides than this network takes."""
         o, sizes = self.options, shape[1:-1]
         if len(sizes) != o.axes:
-            raise DoesNotFit(f"A U-Net with config.model.axes={o.axes} takes {o.axes} axes of pixels, not {len(sizes)}.")
+            raise DoesNotFit(
+                f"A U-Net with config.model.axes={o.axes} takes {o.axes} axes of pixels, not {len(sizes)}."
+            )
         for side in sizes:
             if not o.output_side(side):
                 fitting = " or ".join(map(str, o.fitting_sides(side)))

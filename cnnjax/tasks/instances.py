@@ -95,7 +95,11 @@ def rand_sums(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     a, b, shared = contingency(true[inside], predicted[inside])
     shared = shared.astype(np.float64)
     alone = b == 0
-    squares = lambda labels, weights: float(np.square(np.bincount(np.unique(labels, return_inverse=True)[1], weights)).sum())
+    squares = lambda labels, weights: float(
+        np.square(np.bincount(np.unique(labels, return_inverse=True)[1], weights)).sum()
+    )
     both = np.square(shared[~alone]).sum() + shared[alone].sum()
     guessed = squares(b[~alone], shared[~alone]) if (~alone).any() else 0.0
-    return dict(rand_both=both / n, rand_true=squares(a, shared) / n, rand_predicted=(guessed + shared[alone].sum()) / n)
+    return dict(
+        rand_both=both / n, rand_true=squares(a, shared) / n, rand_predicted=(guessed + shared[alone].sum()) / n
+    )

@@ -6,17 +6,13 @@ IGNORED = 255
 
 
 def palette(classes: int = 256) -> np.ndarray:
-    """`[classes, 3]` uint8: black for the first class, then colours that differ at a glance, always the same.
-
-    The bits of the number are spread over red, green and blue from the highest down, as in the palette of PASCAL VOC
-    (Everingham et al. 2010, development kit).
-    """
-    number = np.arange(classes)
-    colours = np.zeros((classes, 3), np.uint8)
-    for place in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((number >> (3 * place + channel)) & 1) << (7 - place)).astype(np.uint8)
-    return colours
+    """`[classes, 3]` uint8: black for the first class, then hues a golden section of the circle apart, always the same."""
+    hue = np.arange(classes) * 0.618034
+    # Each channel is high for a third of the circle and falls off to both sides.
+    distance = np.abs((hue[:, None] - np.array([0, 1, 2])[None, :] / 3 + 0.5) % 1 - 0.5)
+    colours = np.clip(2 - 6 * distance, 0, 1)
+    colours[0] = 0
+    return np.round(255 * colours).astype(np.uint8)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

@@ -56,7 +56,8 @@ class Task(NamedTuple):
             smooth = (1 - label_smoothing) * own + label_smoothing * log_p.mean(-1)
             total += o.cross_entropy * -(weight * smooth).mean((1, 2))
         if o.focal:
-            total += o.focal * -(weight * (1 - jnp.exp(own)) ** o.focal_gamma * own).mean((1, 2))
+            missing = jnp.maximum(1 - jnp.exp(own), 1e-6)  # a power of 0 may have no finite gradient
+            total += o.focal * -(weight * missing**o.focal_gamma * own).mean((1, 2))
         if o.dice:
             p = jnp.exp(log_p) * counts[..., None]
             both, either = (p * target).sum((1, 2)), (p + target).sum((1, 2))

@@ -60,7 +60,7 @@ def test_the_formula(sigma):
     labels = discs()
     found, wanted = bw.border_weights(labels, 10.0, sigma), by_the_formula(labels, 10.0, sigma)
     assert found.dtype == np.float32 and wanted.max() > 1
-    np.testing.assert_allclose(found, wanted, atol=10 * np.exp(-bw.REACH**2 / 2) + 1e-4)
+    np.testing.assert_allclose(found, wanted, atol=10 * np.exp(-(bw.REACH**2) / 2) + 1e-4)
 
 
 def test_two_columns_by_hand():
@@ -71,7 +71,9 @@ def test_two_columns_by_hand():
     assert weights[:, :3].max() == weights[:, 5:].max() == 0
 
 
-@pytest.mark.parametrize("labels", [np.zeros((5, 5), np.uint16), np.ones((5, 5), np.uint16), np.ones((1, 1), np.uint16)])
+@pytest.mark.parametrize(
+    "labels", [np.zeros((5, 5), np.uint16), np.ones((5, 5), np.uint16), np.ones((1, 1), np.uint16)]
+)
 def test_with_fewer_than_two_objects_there_is_no_border(labels):
     assert bw.border_weights(labels, 10.0, 5.0).max() == 0
 

@@ -53,7 +53,12 @@ def test_the_papers_shapes():
         assert (shapes[f"down{level}/conv1"], shapes[f"down{level}/conv2"]) == (first, second)
         assert shapes[f"pool{level}"] == second // 2
     assert (shapes["bottom/conv1"], shapes["bottom/conv2"]) == (30, 28)
-    for level, (up, first, second) in {4: (56, 54, 52), 3: (104, 102, 100), 2: (200, 198, 196), 1: (392, 390, 388)}.items():
+    for level, (up, first, second) in {
+        4: (56, 54, 52),
+        3: (104, 102, 100),
+        2: (200, 198, 196),
+        1: (392, 390, 388),
+    }.items():
         assert shapes[f"up{level}"] == shapes[f"crop{level}"] == up
         assert (shapes[f"merge{level}/conv1"], shapes[f"merge{level}/conv2"]) == (first, second)
     assert shapes["classes"] == 388
@@ -64,7 +69,9 @@ def test_sides_that_fit():
     assert valid.output_side(572) == 388 and same.output_side(512) == 512
     assert valid.output_side(570) is None and same.output_side(40) is None
     assert valid.fitting_sides(570) == [556, 572] and same.fitting_sides(40) == [32, 48]
-    assert valid.fitting_sides(3) == [188] and valid.output_side(188) == 4  # 188 184|92 88|44 40|20 16|8 4|8 4|8 4|8 4|8 4
+    assert (
+        valid.fitting_sides(3) == [188] and valid.output_side(188) == 4
+    )  # 188 184|92 88|44 40|20 16|8 4|8 4|8 4|8 4|8 4
     for options in (small(), small(padding="valid")):
         for side in range(8, 60):
             shape = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)

@@ -32,7 +32,12 @@ def test_sums_pair_by_pair(trial):
     true, predicted = blobs(), blobs()
     predicted = np.where(RANDOM.random(true.shape) < 0.85, true, predicted)
     truth, guesses = (np.unique(labels[labels > 0]) for labels in (true, predicted))
-    table = np.array([[((true == a) & (predicted == b)).sum() / ((true == a) | (predicted == b)).sum() for b in guesses] for a in truth])
+    table = np.array(
+        [
+            [((true == a) & (predicted == b)).sum() / ((true == a) | (predicted == b)).sum() for b in guesses]
+            for a in truth
+        ]
+    )
     found = np.array([(table > t).any(1).sum() for t in instances.THRESHOLDS])
     sums = instances.object_sums(true, predicted)
     np.testing.assert_array_equal(sums["found"], found)

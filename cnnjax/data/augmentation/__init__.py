@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import Augmentation
-from cnnjax.data.augmentation import colour, geometry, mixing
+from cnnjax.data.augmentation import colour, geometry, mixing, warp
 from cnnjax.data.source import Statistics
 from cnnjax.errors import UserError
 
 EVALUATION_CROP = 224 / 256  # side of the middle part that evaluation sees where training sees random_resized_crop
+LATER = 1000  # folded into a picture's key for the operations that have no key among its first 13
 BATCH = np.uint32(2**32 - 1)  # folded into the key for what the whole batch shares; no picture has this position
 
 
@@ -31,7 +32,8 @@ def augment(key, batch, options: Augmentation, statistics: Statistics | None = N
     Args:
       key: of this step. A picture's randomness is fold_in(key, position): the same however a batch is split.
       batch: 'image' [B, H, W, C] uint8, uint16 or float32; 'label' [B] int32; 'position' [B] int32, the picture's place
-        in the global batch, below 2^31. Other entries pass through.
+        in the global batch, below 2^31. With 'mask' [B, H, W] uint8 (and 'pixel_weight' [B, H, W] float32), these move
+        with the picture, and beyond its border all go on as their mirror image. Other entries pass through.
       options: static; what is off costs nothing.
       statistics: of the training pictures; pca_noise needs their components.
       axis_name: of the devices that a batch is spread over by `pmap` or `shard_map`, so that mixup and cutmix find
@@ -45,16 +47,24 @@ def augment(key, batch, options: Augmentation, statistics: Statistics | None = N
     if options.pca_noise and statistics is None:
         raise ValueError("pca_noise needs the statistics of the training pictures.")
     # Every operation has a key of its own, so that switching one on leaves the others' randomness as it is.
-    keys = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position), 13))(batch["position"])
-    image = jax.vmap(lambda keys, image: _augment_one(keys, image, options, statistics))(keys, to_unit(batch["image"]))
+    own = jax.vmap(lambda position: jax.random.fold_in(key, position))(batch["position"])
+    keys = jax.vmap(lambda key: jax.random.split(key, 13))(own)
+    later = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, LATER), 4))(own)
+    moving = {name: batch[name] for name in ("mask", "pixel_weight") if name in batch}
+
+    def one(keys, later, image, moving):
+        return _augment_one(keys, later, image, moving, options, statistics)
+
+    image, moving = jax.vmap(one)(keys, later, to_unit(batch["image"]), moving)
+    batch = batch | moving
     batch = {**batch, "image": image}
     if options.mixup or options.cutmix:
         batch = _mix(jax.random.fold_in(key, BATCH), keys, batch, options, axis_name)
     return batch
 
 
-def _augment_one(keys, image, options: Augmentation, statistics: Statistics | None):
-    """One picture [H, W, C] float32 in [0, 1], through everything that needs no other picture."""
+def _augment_one(keys, later, image, moving, options: Augmentation, statistics: Statistics | None):
+    """One picture [H, W, C] float32 in [0, 1], through everything that needs no other picture; and what moves with it."""
     if options.random_resized_crop:
         image = geometry.random_resized_crop(
             keys[0], image, options.random_resized_crop, options.crop_area, options.crop_aspect
@@ -63,10 +73,30 @@ def _augment_one(keys, image, options: Augmentation, statistics: Statistics | No
         image = geometry.random_crop(keys[1], image, options.random_crop)
     if options.pad_and_crop:
         image = geometry.pad_and_crop(keys[2], image, options.pad_and_crop)
+
+    def everything(operation, key):
+        lifted = lambda array: operation(key, array[..., None])[..., 0]
+        return operation(key, image), {name: lifted(array) for name, array in moving.items()}
+
     if options.flip:
-        image = geometry.random_flip(keys[3], image)
-    if options.rotation or options.scale or options.shear or options.shift:
+        image, moving = everything(geometry.random_flip, keys[3])
+    if options.flip_vertical:
+        image, moving = everything(geometry.random_vertical_flip, later[0])
+    if options.quarter_turns:
+        image, moving = everything(geometry.random_quarter_turn, later[1])
+    affine = options.rotation or options.scale or options.shear or options.shift
+    if affine and not moving and not options.elastic:
         image = geometry.random_affine(keys[4], image, options.rotation, options.scale, options.shear, options.shift)
+    elif affine or options.elastic:
+        matrix = geometry.random_matrix(
+            keys[4], image.shape, options.rotation, options.scale, options.shear, options.shift
+        )
+        rows, columns = warp.coordinates(image.shape, matrix)
+        if options.elastic:
+            down, right = warp.random_displacements(later[2], image.shape, options.elastic, options.elastic_grid)
+            rows, columns = rows + down, columns + right
+        image = warp.sample(image, rows, columns, mirrored=bool(moving))
+        moving = {name: warp.nearest(array, rows, columns) for name, array in moving.items()}
     if options.brightness:
         image = colour.brightness(image, 1 + colour.random_amount(keys[5], options.brightness))
     if options.contrast:
@@ -77,9 +107,11 @@ def _augment_one(keys, image, options: Augmentation, statistics: Statistics | No
         image = colour.hue(image, colour.random_amount(keys[8], options.hue))
     if options.pca_noise:
         image = colour.pca_noise(keys[9], image, statistics.components, options.pca_noise)
+    if options.noise:
+        image = colour.noise(later[3], image, options.noise)
     if options.cutout:
         image = mixing.cutout(keys[10], image, options.cutout)
-    return image
+    return image, moving
 
 
 def _mix(key, keys, batch, options: Augmentation, axis_name: str | None):
@@ -125,7 +157,7 @@ def output_size(height: int, width: int, options: Augmentation) -> tuple[int, in
     """(height, width) of a picture after augmentation.
 
     Raises:
-      UserError: random_crop is larger than the picture.
+      UserError: random_crop is larger than the picture, or quarter_turns would change its shape.
     """
     if options.random_resized_crop:
         height = width = options.random_resized_crop
@@ -137,4 +169,23 @@ def output_size(height: int, width: int, options: Augmentation) -> tuple[int, in
                 f"it can be at most {min(height, width)}."
             )
         height = width = size
+    if options.quarter_turns and height != width:
+        raise UserError(f"config.augmentation.quarter_turns needs square pictures, not {height} x {width} pixels.")
     return height, width
+
+
+def check_for_masks(options: Augmentation) -> None:
+    """Raises UserError for what has no meaning where every pixel has a class."""
+    crops = [name for name in ("random_resized_crop", "random_crop", "pad_and_crop") if getattr(options, name)]
+    if crops:
+        raise UserError(
+            f"config.augmentation.{crops[0]} is for one class a picture: config.segmentation.crop says how large the parts "
+            "are that segmentation is trained on."
+        )
+    for name in ("mixup", "cutmix"):
+        if getattr(options, name):
+            raise UserError(
+                f"config.augmentation.{name} mixes labels of whole pictures: segmentation has none. Set it to 0."
+            )
+    if options.views != "one":
+        raise UserError(f"config.augmentation.views={options.views} is for one class a picture: set it to one.")

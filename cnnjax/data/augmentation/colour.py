@@ -83,3 +83,8 @@ def pca_noise(key, image, components, std: float):
     components = jnp.asarray(components, jnp.float32)
     colour = sum(components[:, i] * alpha[i] for i in range(image.shape[-1]))
     return image + colour[None, None, :]
+
+
+def noise(key, image, deviation: float):
+    """The picture and normal noise of a deviation, drawn for each value. Cut off at 0 and 1."""
+    return jnp.clip(image + deviation * jax.random.normal(key, image.shape), 0, 1)

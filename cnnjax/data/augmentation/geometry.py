@@ -74,6 +74,18 @@ def random_flip(key, image):
     return jnp.where(jax.random.bernoulli(key), flip(image), image)
 
 
+def random_vertical_flip(key, image):
+    """A picture [H, W, C], reflected above and below with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key), image[::-1], image)
+
+
+def random_quarter_turn(key, image):
+    """A square picture [H, H, C], turned counter-clockwise by 0, 90, 180 or 270 degrees, each with probability 1/4."""
+    half, quarter = jax.random.bernoulli(key, shape=(2,))
+    image = jnp.where(half, image[::-1, ::-1], image)
+    return jnp.where(quarter, image.swapaxes(0, 1)[::-1], image)
+
+
 def affine_matrix(angle, scale, shear, down, right):
     """The [2, 3] matrix for `affine` that scales, shears, turns, then moves what is seen, in this order.
 
@@ -122,16 +134,20 @@ def random_affine(key, image, rotation: float, scale: float, shear: float, shift
     The angle is uniform in +-rotation degrees, the factor in 1 +- scale, the shear in +-shear degrees, the way in
     +-shift times the height (down) and width (right), each drawn by itself. Compare Simard, Steinkraus and Platt 2003.
     """
+    return affine(image, random_matrix(key, image.shape, rotation, scale, shear, shift))
+
+
+def random_matrix(key, shape, rotation: float, scale: float, shear: float, shift: float):
+    """The [2, 3] matrix of `random_affine` for a picture of a shape (H, W, C)."""
     angle, factor, slant, down, right = jax.random.uniform(key, (5,), minval=-1.0)
-    height, width, _ = image.shape
-    matrix = affine_matrix(
+    height, width, _ = shape
+    return affine_matrix(
         math.radians(rotation) * angle,
         1 + scale * factor,
         math.radians(shear) * slant,
         shift * height * down,
         shift * width * right,
     )
-    return affine(image, matrix)
 
 
 def resize_box(image, top, left, height, width, size: int):
