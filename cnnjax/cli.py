@@ -1,29 +1,13 @@
-"""The verbs of the command line, each a short function that calls the library and prints."""
+"""The command line: which verb, and what its end means to the shell."""
 
-import json
 import shlex
 import sys
-from pathlib import Path
 
-from cnnjax import usage
-from cnnjax.errors import DoesNotFit, Interrupted, RunError, UserError
+from cnnjax import usage, verbs
+from cnnjax.errors import Interrupted, RunError, UserError
 from cnnjax.knobs import nearest
-from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, WHICH, WORKDIR, Verb
+from cnnjax.usage import FLAGS, Verb
 
-OTHER_DATA = tuple(
-    f"data.{n}"
-    for n in (
-        "name",
-        "data_dir",
-        "test",
-        "test_fraction",
-        "test_files",
-        "skip_bad_files",
-        "resize",
-        "mask_kind",
-        "ignore",
-    )
-)
 STOPPED = 3  # a signal asked a run to stop, and it saved first
 KILLED = 130  # the shell's own code for Ctrl-C
 
@@ -74,317 +58,40 @@ def _dispatch(arguments: list[str]) -> int:
     return VERBS[verb].run(rest) or 0
 
 
-def train(arguments: list[str]) -> int:
-    from cnnjax import experiment, launch
-    from cnnjax.parallel import use_compilation_cache
-    from cnnjax.training import opening
-    from cnnjax.training.initial import require_source
-    from cnnjax.training.loop import fit
-
-    line = launch.parse(arguments, (WORKDIR,))
-    _no_arguments(line)
-    config = _required(line, "train")
-    workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
-    for section, name in ((config.data, "data_dir"), (config, "init_from")):
-        if getattr(section, name):  # the run is read again from elsewhere
-            setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
-    require_source(config, workdir)
-    use_compilation_cache()
-    built = experiment.build(config, opening.known_data(workdir))
-    for text in describe(built, workdir):
-        print(text)
-    fit(built, workdir)
-    return 0
-
-
-def evaluate(arguments: list[str]) -> int:
-    import jax
-
-    from cnnjax import evaluation, experiment, inference, launch, parallel
-
-    line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=_config_of_run)
-    _no_arguments(line)
-    _only_changes(line, OTHER_DATA)
-    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
-    parallel.use_compilation_cache()
-    dataset = inference.dataset_for(run, line.config.data)
-    name = line.flags["split"] or "test"
-    split = inference.split_for(run, dataset, line.config, name)
-    devices = line.config.devices
-    if "devices" not in line.overrides:  # the run may have been trained on a larger machine
-        devices = min(devices, len(jax.devices()))
-    layout = parallel.layout(devices, kernels=line.config.kernels if "kernels" in line.overrides else "auto")
-    batch_size = experiment.eval_batch_size(line.config)
-    parallel.check_divisible(layout, batch_size, "eval_batch_size")
-    eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))
-    variables = parallel.replicate(layout, run.variables)
-    task = run.network.task
-    sums, _ = evaluation.evaluate_in_full(eval_step, variables, split, layout, batch_size, task)
-    summary = task.summary(sums, run.record.class_names)
-    if line.flags["format"] == "json":
-        print(json.dumps(summary | dict(step=run.step), indent=2))
-    else:
-        print(f"{name} of {dataset.name}, with the parameters of step {run.step}:")
-        print("\n".join("  " + text for text in task.summary_lines(summary)))
-    return 0
-
-
-def predict(arguments: list[str]) -> int:
-    from cnnjax import inference, launch
-    from cnnjax.data.folder import list_pictures
-    from cnnjax.parallel import use_compilation_cache
-
-    line = launch.parse(arguments, FLAGS["predict"], base=_config_of_run)
-    _only_changes(line, ())
-    if not line.arguments:
-        raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
-    top = line.flags["top"]
-    if not (top.isascii() and top.isdigit()) or int(top) < 1:
-        raise UserError(f"--top must be a whole number of at least 1, not {top!r}.")
-    paths = list_pictures([Path(argument) for argument in line.arguments])
-    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
-    use_compilation_cache()
-    if run.config.task == "segmentation":
-        return _segment(run, paths, line.flags)
-    names, failed, rows = run.record.class_names, 0, []
-    for path, result in inference.predict_files(run, paths):
-        if isinstance(result, str):
-            failed += 1
-            print(f"cnnjax: {path} {result}.", file=sys.stderr)
-            continue
-        order = result.argsort(kind="stable")[::-1][: int(top)]
-        classes = [dict(name=names[k], probability=round(float(result[k]), 6)) for k in order]
-        if line.flags["format"] == "json":
-            rows.append(dict(file=str(path), classes=classes))
-        else:
-            print(f"{path}:  " + "  ".join(f"{c['name']} {c['probability']:.1%}" for c in classes))
-    if line.flags["format"] == "json":
-        print(json.dumps(rows, indent=2))
-    return 1 if failed else 0
-
-
-def _segment(run, paths: list[Path], flags: dict) -> int:
-    """`predict` of a run that gives a class to every pixel."""
-    from cnnjax import segmented
-
-    folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
-    failed, rows = 0, []
-    for path, result in segmented.predict_files(run, paths, folder):
-        if isinstance(result, str):
-            failed += 1
-            print(f"cnnjax: {path} {result}.", file=sys.stderr)
-            continue
-        rows.append(dict(file=str(path)) | result)
-        if flags["format"] == "text":
-            areas = sorted(result["classes"], key=lambda row: -row["pixels"])
-            shown = "  ".join(f"{c['name']} {c['share']:.1%}" for c in areas if c["pixels"])
-            objects = f"  {result['objects']} objects" if "objects" in result else ""
-            print(f"{path}:  {shown}{objects}")
-    segmented.write_areas(folder, rows)
-    print(
-        json.dumps(rows, indent=2) if flags["format"] == "json" else f"Masks, overlays and areas.json are in {folder}"
-    )
-    return 1 if failed else 0
-
-
-def prepare(arguments: list[str]) -> int:
-    from cnnjax import launch
-    from cnnjax.data.prepare import prepare as prepare_data
-
-    line = launch.parse(arguments, (FROM,))
-    _no_arguments(line)
-    config = _required(line, "prepare")
-    prepare_data(config.data, line.flags["from"] or "")
-    return 0
-
-
-def config(arguments: list[str]) -> int:
-    from cnnjax import experiment, launch
-
-    line = launch.parse(arguments, (WORKDIR,), base=_config_of_run)
-    _no_arguments(line)
-    print(json.dumps(experiment.to_json(_required(line, "config")), indent=2))
-    return 0
-
-
-def inspect(arguments: list[str]) -> int:
-    from cnnjax import bare, launch
-    from cnnjax.inspection import drawing, findings, layer_table, rendering
-
-    line = launch.parse(arguments, FLAGS["inspect"], base=_config_of_model)
-    _no_arguments(line)
-    if line.experiment and line.flags["model"]:
-        raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
-    for flag in ("layer", "image"):
-        if line.flags[flag] and not line.flags["picture"]:
-            raise UserError(f"--{flag} is for a picture: say --picture=FILE.png too.")
-    cut_gates = line.flags["gates"] == "cut"
-    module, shape = bare.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
-    image = bare.image_like(shape)
-    try:
-        table = layer_table.layer_table(module, image, cut_gates=cut_gates, train=False)
-    except DoesNotFit as error:
-        least = findings.least_size(module, image.shape, train=False)
-        takes = f"\nIt takes at least {'x'.join([str(least)] * (len(shape) - 1))}." if least else ""
-        raise DoesNotFit(f"{error}{takes}") from None
-    found = findings.findings(table, module, image, train=False, training=dict(train=True))
-    if not cut_gates:
-        found += findings.gates(table, layer_table.layer_table(module, image, cut_gates=True, train=False))
-    if line.flags["picture"]:
-        flags = line.flags
-        said = drawing.draw(flags["picture"], table, module, image, flags["layer"], flags["image"], train=False)
-        print(said, file=sys.stderr)
-    print(rendering.render(table, found, line.flags["format"]))
-    return 0
-
-
-def benchmark(arguments: list[str]) -> int:
-    import jax
-
-    from cnnjax import benchmark as measuring
-    from cnnjax import bare, experiment, launch, models, parallel
-
-    line = launch.parse(arguments, FLAGS["benchmark"], base=_config_of_model)
-    _no_arguments(line)
-    config, flags = line.config, line.flags
-    if line.experiment and flags["model"]:
-        raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
-    if flags["loader"] and not line.experiment:
-        raise UserError("--loader times an experiment's own data: say --config=experiments/NAME.py.")
-    config.dtype, config.kernels = flags["precision"] or config.dtype, flags["kernels"] or config.kernels
-    config.batch_size = (
-        bare.positive(flags["batch"] or "32", "--batch", "a whole number")
-        if (flags["batch"] or not line.experiment)
-        else config.batch_size
-    )
-    seconds = bare.positive(flags["seconds"], "--seconds", "a whole number")
-    layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
-    parallel.check_divisible(layout, config.batch_size, "batch_size")
-    module, shape = bare.network_alone(config, flags["input"] or "", flags["classes"] or "")
-    device = layout.mesh.devices.flat[0]
-    what = dict(
-        model=models.name_of(config.model),
-        input=list(shape),
-        batch=config.batch_size,
-        precision=config.dtype,
-        kernels=layout.kernels,
-        devices=layout.size,
-        device=device.device_kind,
-        jax=jax.__version__,
-    )
-    if flags["format"] == "text":
-        print(
-            f"{what['model']} {'x'.join(map(str, shape))}, batch {what['batch']}, {what['precision']}, on {layout.size} {device.device_kind}"
-        )
-        print(f"kernels  {layout.kernels}: {layout.why_kernels}", flush=True)
-    found = measuring.measure(module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or "")
-    if flags["loader"]:
-        found["loader_ratios"] = measuring.loader_ratios(experiment.build(config))
-    print(json.dumps(what | found, indent=2) if flags["format"] == "json" else "\n".join(measuring.lines(found)))
-    return 0
-
-
-def describe(built, workdir: Path) -> list[str]:
-    """What is about to be trained, in a few lines."""
-    import jax
-
-    from cnnjax import experiment, models
-
-    shapes = jax.eval_shape(lambda: experiment.initial_variables(built.network, 0))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    record, config = built.record, built.config
-    height, width, channels = record.image_shape
-    size = (
-        f"{height}x{width}x{channels}" if height else f"of {channels} channel{'s' * (channels > 1)} and their own sizes"
-    )
-    device = built.layout.mesh.devices.flat[0]
-    kind = f" ({device.device_kind})" if device.device_kind != device.platform else ""
-    return [
-        f"data    {record.name}: {', '.join(f'{size:,} {name}' for name, size in record.split_sizes.items())}; "
-        f"{len(record.class_names)} classes, {size}",
-        f"model   {models.name_of(config.model)}, {parameters:,} parameters, {config.dtype}",
-        f"run     {built.total_steps:,} steps of {config.batch_size} on {built.layout.size} {device.platform}{kind}, "
-        f"{config.optimizer.name}, in {workdir}",
-        f"kernels {built.layout.kernels}: {built.layout.why_kernels}",
-        *built.notes,
-    ]
-
-
-def _required(line, verb: str):
-    if line.config is None:
-        raise UserError(f"Say which experiment: python run.py {verb} --config=experiments/NAME.py")
-    return line.config
-
-
-def _no_arguments(line) -> None:
-    if line.arguments:
-        raise UserError(f"Not understood: {' '.join(line.arguments)!r}. Flags are written --name=value.")
-
-
-def _config_of_run(flags: dict):
-    """The configuration that a run directory holds."""
-    from cnnjax import experiment
-    from cnnjax.run_directory import records
-
-    if not flags.get("workdir"):
-        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    records.require_run(Path(flags["workdir"]))
-    return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
-
-
-def _config_of_model(flags: dict):
-    """The configuration of a network alone."""
-    from cnnjax import models
-    from cnnjax.config import Config, Data
-
-    if not flags.get("model"):
-        raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
-    return Config(model=models.options(flags["model"]), data=Data(name=""))
-
-
-def _only_changes(line, names: tuple[str, ...]) -> None:
-    """After training only machine knobs, and those of the given names, can still be changed."""
-    from cnnjax import knobs
-
-    if not line.flags["workdir"]:
-        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    if line.experiment:
-        raise UserError("--config is for training; the run in --workdir has its own.")
-    for knob in knobs.walk(line.config):
-        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and knob.name not in names:
-            raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
-
-
 VERBS = dict(
     train=Verb(
-        train,
+        verbs.train,
         "train a network, or go on with a run",
         "python run.py train --config=experiments/digits.py --workdir=runs/digits",
     ),
     evaluate=Verb(
-        evaluate,
+        verbs.evaluate,
         "score a run on a split, or on other data",
         "python run.py evaluate --workdir=runs/digits --split=test",
     ),
     predict=Verb(
-        predict,
+        verbs.predict,
         "classify pictures, or their pixels",
         "python run.py predict experiments/pictures --workdir=runs/digits",
     ),
     inspect=Verb(
-        inspect,
+        verbs.inspect,
         "look at a network before it is trained: layers, work, field of view",
         "python run.py inspect --model=alexnet",
     ),
     benchmark=Verb(
-        benchmark,
+        verbs.benchmark,
         "how fast a network trains on this machine",
         "python run.py benchmark --model=resnet18 --batch=32",
     ),
     prepare=Verb(
-        prepare, "make a data set of tfds ready, or convert one", "python run.py prepare --config=experiments/digits.py"
+        verbs.prepare,
+        "make a data set of tfds ready, or convert one",
+        "python run.py prepare --config=experiments/digits.py",
     ),
     config=Verb(
-        config, "print every knob of an experiment or a run", "python run.py config --config=experiments/digits.py"
+        verbs.config,
+        "print every knob of an experiment or a run",
+        "python run.py config --config=experiments/digits.py",
     ),
 )

@@ -13,10 +13,12 @@ FLOORS = [
     {"errors", "knobs", "cache", "xla", "memory"},  # foundations: knobs and cache use errors
     {"config", "kernels"},
     {"layers", "tasks", "data", "optimizers", "inspection"},
-    {"models", "parallel", "run_directory"},
-    {"experiment", "evaluation"},
+    {"models", "parallel", "run_directory", "tiling"},
+    {"scenes"},
+    {"experiment", "evaluation", "bare"},
     {"training", "inference"},
-    {"launch", "usage", "benchmark"},
+    {"launch", "usage", "benchmark", "segmented"},
+    {"verbs"},
     {"cli"},
 ]
 FOUNDATIONS = FLOORS[0]

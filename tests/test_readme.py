@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from cnnjax.data import digit_scenes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SHORT = {"experiments/digits.py": 8, "experiments/fashion_mnist.py": 1, "experiments/folder.py": 2}
+SHORT |= {"experiments/folder_unet.py": 2, "experiments/digit_scenes_unet.py": 2}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,11 @@ def folder(tmp_path_factory, digits_folder):
     for name in ("run.py", "experiments", "cnnjax", "Makefile", "pyproject.toml", "requirements.txt"):
         (path / name).symlink_to(ROOT / name)
     (path / "PICTURES").symlink_to(digits_folder)
+    for i in range(6):
+        scene = digit_scenes.scene("train", i)
+        for kind, pixels in dict(images=scene["image"][..., 0], masks=scene["instances"]).items():
+            (path / "CELLS" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path / "CELLS" / kind / f"{i}.png")
     return path
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import types
 import subprocess
 import sys
 import time
@@ -153,7 +154,7 @@ def a_logbook(workdir, lines, **options):
         total_steps=99,
         steps_per_epoch=9,
         batch_size=10,
-        scores_of=scores,
+        task=types.SimpleNamespace(scores=scores, shown=("loss", "accuracy")),
         log=lines.append,
         **options,
     )

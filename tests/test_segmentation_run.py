@@ -1,0 +1,175 @@
+"""Segmentation from the command line: train, evaluate, predict, and what is refused."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import cli, inference
+from cnnjax.data import digit_scenes
+
+SMALL = (
+    "--config=experiments/digit_scenes_unet.py",
+    "--config.model.base=4",
+    "--config.model.depth=2",
+    "--config.batch_size=8",
+    "--config.data.train=train[:64]",
+    "--config.data.test=test[:12]",
+    "--config.devices=1",
+)
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def run(*arguments) -> int:
+    return cli.main(["run.py", *arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("segmentation") / "run"
+    assert run("train", *SMALL, "--config.steps=24", f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Scenes of several sizes as files, and one that cannot be read."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    image = digit_scenes.scene("test", 3)["image"][..., 0]
+    for name, pixels in dict(a=image, b=np.tile(image, (3, 2))[:150, :101], c=image[:5, :2]).items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:300])
+    return folder
+
+
+def test_what_a_run_leaves_behind(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["examples"] == 12 and summary["pixels"] == 12 * 64 * 64 and len(summary["classes"]) == 11
+    assert set(summary["objects"]) >= {"f1", "mean_average_precision", "rand"}
+    for name in ("learning_curves", "confusion_matrix", "worst_pictures"):
+        assert (trained / f"{name}.png").is_file()
+    entries = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    validation = [entry for entry in entries if entry["split"] == "validation"]
+    assert validation and all(0 <= entry["mean_iou"] <= 1 for entry in validation)
+    losses = [entry["loss"] for entry in entries if entry["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_evaluate_repeats_the_test_score(trained, capsys):
+    assert run("evaluate", f"--workdir={trained}", "--format=json") == 0
+    found, summary = json.loads(capsys.readouterr().out), json.loads((trained / "summary.json").read_text())
+    assert found["mean_iou"] == pytest.approx(summary["mean_iou"], rel=1e-6) and found["objects"] == summary["objects"]
+
+
+def test_predict_writes_masks_overlays_and_areas(trained, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("predict", str(pictures), f"--workdir={trained}", f"--output={out}", "--format=json") == 1
+    captured = capsys.readouterr()
+    assert "broken.png is truncated" in captured.err and captured.err.count("\n") == 1
+    rows = json.loads(captured.out)
+    assert [os.path.basename(row["file"]) for row in rows] == ["a.png", "b.png", "c.png"]
+    assert json.loads((out / "areas.json").read_text()) == rows
+    loaded = inference.load(trained)
+    segment = inference.segmenter(loaded)
+    for row in rows:
+        name = os.path.basename(row["file"])[:-4]
+        image = pixels(pictures / f"{name}.png")[..., None]
+        mask = pixels(out / f"{name}_mask.png")
+        wanted = np.concatenate([probabilities for _, probabilities in segment(image)]).argmax(-1)
+        np.testing.assert_array_equal(mask, wanted)
+        assert [c["pixels"] for c in row["classes"]] == list(np.bincount(mask.ravel(), minlength=11))
+        assert sum(c["share"] for c in row["classes"]) == pytest.approx(1, abs=1e-4)
+        objects = pixels(out / f"{name}_objects.png")
+        assert objects.max() == row["objects"] and ((objects > 0) <= (mask > 0)).all()
+        assert pixels(out / f"{name}_overlay.png").shape == (*image.shape[:2], 3)
+
+
+def test_blended_seams_agree(trained):
+    loaded = inference.load(trained)
+    loaded.config.segmentation.tile = 96
+    image = np.tile(digit_scenes.scene("test", 3)["image"], (3, 3, 1))[:170, :130]
+    cut, blended = (
+        np.concatenate([rows for _, rows in inference.segmenter(loaded, blend)(image)]) for blend in (False, True)
+    )
+    np.testing.assert_allclose(cut, blended, atol=1e-5)
+    assert cut.shape == (170, 130, 11) and np.allclose(cut.sum(-1), 1, atol=1e-4)
+
+
+def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
+    flags = (*SMALL, "--config.schedule.name=constant", "--config.schedule.warmup=0", "--config.augmentation.elastic=2")
+    flags += ("--config.data.test=", "--config.checkpoint.test=last")
+    for name, stops in dict(whole=[8], halves=[5, 8]).items():
+        for steps in stops:
+            assert run("train", *flags, f"--config.steps={steps}", f"--workdir={tmp_path / name}") == 0
+    whole, halves = (inference.load(tmp_path / name, "last").variables for name in ("whole", "halves"))
+    jax.tree.map(np.testing.assert_array_equal, whole, halves)
+
+
+def test_pairs_of_ones_own(tmp_path, capsys):
+    for split, count in (("train", 6), ("test", 2)):
+        for i in range(count):
+            scene = digit_scenes.scene(split, i)
+            for kind, pixels in (("images", scene["image"][..., 0]), ("masks", scene["instances"])):
+                (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[: 40 + i]).save(tmp_path / split / kind / f"{i}.png")
+    flags = (*SMALL[:3], "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
+    flags += ("--config.batch_size=8", "--config.segmentation.crop=32", "--config.segmentation.border_weight=5")
+    flags += ("--config.augmentation.flip=true", "--config.augmentation.elastic=2")
+    workdir = tmp_path / "run"
+    assert run("train", *flags, "--config.steps=6", f"--workdir={workdir}") == 0
+    out = capsys.readouterr().out
+    assert "Masks are read as instances" in out and "2 classes, of 1 channel and their own sizes" in out
+    assert json.loads((workdir / "summary.json").read_text())["pixels"] == 64 * (40 + 41)
+    shutil.rmtree(tmp_path / "train")
+    assert run("predict", str(tmp_path / "test/images"), f"--workdir={workdir}") == 0
+    assert (workdir / "predictions/0_objects.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (("--config.augmentation.mixup=0.2",), "mixup mixes labels of whole pictures"),
+        (("--config.data.image_size=32",), "config.data.image_size must be 0"),
+        (("--config.data.placement=device",), "placement=device holds pictures of one size"),
+        (("--config.segmentation.cross_entropy=0",), "there is no loss"),
+        (("--config.segmentation.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
+        (("--config.segmentation.crop=30",), "sides such as 28 or 32, not 30"),
+        (("--config.segmentation.tile=20",), "tile=20 is too small"),
+        (("--config.model.normalization=group", "--config.model.base=16"), "sees the whole picture"),
+        (("--config.model=resnet20_cifar",), "one class of a whole picture"),
+        (("--config.data.name=digits",), "take --config.data.name=digit_scenes"),
+        (("--config.task=classification",), "best_metric=mean_iou is of segmentation"),
+        (("--config.task=classification", "--config.checkpoint.best_metric=loss"), "say --config.task=segmentation"),
+        (("--config.task=detection",), "config.task"),
+    ],
+)
+def test_misuse_gets_a_line(flags, says, tmp_path, capsys):
+    given = [flag for flag in SMALL if not any(flag.startswith(f.split("=")[0] + "=") for f in flags)]
+    if "--config.model=resnet20_cifar" in flags:
+        given = [flag for flag in given if "config.model." not in flag]
+    assert run("train", *given, *flags, f"--workdir={tmp_path / 'run'}") == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") <= 2, err
+
+
+def test_predict_refuses_what_it_cannot_write(trained, pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("predict", str(pictures / "a.png"), f"--workdir={trained}", f"--output={tmp_path / 'file'}") in (1, 2)
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "pictures2" / "pictures").mkdir(parents=True)
+    for copy in ("a.jpg", "a.png"):
+        shutil.copy(pictures / "a.png", tmp_path / "pictures2" / copy)
+    assert run("predict", str(tmp_path / "pictures2"), f"--workdir={trained}", f"--output={tmp_path / 'two'}") == 0
+    assert {p.name for p in (tmp_path / "two").glob("*_mask.png")} == {
+        "pictures2_a_jpg_mask.png",
+        "pictures2_a_png_mask.png",
+    }
