@@ -19,6 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.inspection.field_of_view import field_of_view
 
 LARGEST = 2048  # pixels: a network that sees further is not tiled
+USUAL = 512  # pixels: enough to see the reach of most
 
 
 class Tiling(NamedTuple):
@@ -38,7 +39,7 @@ class Reach(NamedTuple):
     """What a network's geometry asks of tiles, in pixels."""
 
     stride: int  # tiles begin at multiples of it
-    margin: int  # what an output position sees to each side of itself
+    margin: int  # so far from its ends the output is touched by where the input ends
     shrinks: int  # by how much the output is smaller than the input, both sides together
 
 
@@ -53,26 +54,35 @@ def reach_of(function: Callable[[jax.Array], jax.Array], channels: int, stride: 
     Raises:
       UserError: each position sees the whole picture (through GroupNorm or a gate, say): there is no margin.
     """
+    side += max(0, -(-(USUAL - side) // stride)) * stride
     while side <= 2 * LARGEST:
-        image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-        views = field_of_view(function, image)
-        shrinks = side - len(views[0].low)
-        position = np.arange(side - shrinks) + shrinks // 2
-        margin = max(int(max((position - view.low).max(), (view.high - position).max())) for view in views)
-        if 4 * margin < side:  # so far from the borders that they hide nothing
-            return Reach(stride, margin, shrinks)
-        side += max(stride, side // stride * stride)
+        views = field_of_view(function, jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32))
+        margin = max(_margin(view, stride) for view in views)
+        if 4 * margin < side:  # the ends touch each their own part
+            return Reach(stride, margin, side - len(views[0].low))
+        side += side // stride * stride
     raise UserError(
         f"{name} sees the whole picture from each of its pixels (by GroupNorm, a gate or a global pool), so that tiles "
         "would change its answer: it cannot be evaluated on whole pictures. Take --config.model.normalization=batch or none."
     )
 
 
+def _margin(view, stride: int) -> int:
+    """At how many output positions, at each end, what is seen does not move on with them as it does in the middle."""
+    ends = np.stack([view.low, view.high])[:, : len(view.low) // stride * stride].reshape(2, -1, stride)
+    follows = (np.diff(ends, axis=1) == stride).all((0, 2))  # from each block of positions to the next
+    blocks = np.flatnonzero(~follows)
+    half = len(follows) // 2
+    before = blocks[blocks < half].max(initial=-1) + 1
+    after = len(follows) - blocks[blocks >= half].min(initial=len(follows))
+    return int(max(before, after)) * stride
+
+
 def tiling_for(reach: Reach, largest: int, most: int, margin: int = -1, first: int = 0) -> Tiling:
     """Tiles for pictures of sides up to `largest`, no larger than `most` pixels a side where that is possible.
 
     Args:
-      margin: pixels that are thrown away on each side; -1: as many as the network sees, which is exact.
+      margin: pixels of the output that are thrown away on each side; -1: as many as the input's ends touch, which is exact.
       first: a side that the network takes; so it does others that differ by multiples of the stride.
 
     Raises:
@@ -80,7 +90,7 @@ def tiling_for(reach: Reach, largest: int, most: int, margin: int = -1, first: i
     """
     stride, context = reach.stride, reach.shrinks // 2
     wanted = reach.margin if margin < 0 else margin
-    before = context + -(-max(0, wanted - context) // stride) * stride  # of the input; what is kept begins there
+    before = context + -(-wanted // stride) * stride  # of the input; what is kept begins there
     thrown = 2 * before
     needed = thrown + -(-largest // stride) * stride
     sides = first % stride + stride * np.arange(1 + max(most, 4 * LARGEST) // stride)

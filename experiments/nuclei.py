@@ -27,7 +27,7 @@ def get_config() -> Config:
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.scale, config.augmentation.brightness, config.augmentation.contrast = 0.25, 0.2, 0.2
 
-    config.batch_size, config.steps, config.evaluate_every = 8, 8000, 3.0
+    config.batch_size, config.steps, config.evaluate_every = 8, 5000, 2.0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
     config.optimizer.weight_decay = 1e-2
     config.schedule.warmup = 0.5

@@ -45,10 +45,9 @@ def reach(function, side=32):
 
 
 def test_reach():
-    # From an output: 1 by the last convolution, 1 by the one at half size and 1 place more there is 2 (its kernel) + 2
-    # (to the window's far end at worst 3), and 1 by the first: worked out position by position below.
     same, small = reach(network), reach(valid)
     assert same.shrinks == 0 and small.shrinks == 2 + 2 * 2 + 2
+    assert small.margin == 0  # without padding nothing tells where the input ends
     probe = np.zeros((1, 64, 64, 2), np.float32)
     base = network(probe + 0.1)
     seen = []
@@ -58,7 +57,7 @@ def test_reach():
         )
         rows = np.flatnonzero(np.abs(bumped).sum((0, 2, 3)))
         seen += [position - rows.min(), rows.max() - position]
-    assert base.shape == probe.shape and max(seen) <= same.margin <= max(seen) + 1
+    assert base.shape == probe.shape and max(seen) <= same.margin <= max(seen) + 2  # a multiple of the stride
 
 
 @pytest.mark.parametrize("function, blend", [(network, False), (network, True), (valid, False), (valid, True)])
@@ -130,8 +129,8 @@ class Plain:
     [
         (Reach(16, 107, 0), 256, 512, 0, 480, 256),  # 112 on each side: the multiple of 16 that holds 107
         (Reach(16, 107, 0), 5000, 512, 0, 512, 288),
-        (Reach(16, 92, 184), 388, 572, 12, 572, 384),  # the U-Net paper's tile: 388, of which 24 x 16 are kept
-        (Reach(16, 92, 184), 10, 572, 12, 204, 16),
+        (Reach(16, 0, 184), 388, 572, 12, 572, 384),  # the U-Net paper's tile: 388, of which 24 x 16 are kept
+        (Reach(16, 0, 184), 10, 572, 12, 204, 16),
         (Reach(2, 0, 0), 9, 64, 0, 10, 10),
     ],
 )
@@ -146,3 +145,29 @@ def test_what_cannot_be_tiled_is_refused():
     everywhere = lambda x: x - x.mean((1, 2), keepdims=True)
     with pytest.raises(UserError, match="group_unet sees the whole picture"):
         tiling.reach_of(everywhere, 2, 2, "group_unet", 32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(padding="valid"), dict(up="interpolate"), dict(padding="valid", up="interpolate", down="stride")],
+)
+def test_a_unet_in_tiles_is_the_unet_at_once(options):
+    import dataclasses
+
+    from cnnjax import models
+
+    chosen = dataclasses.replace(models.options("unet"), base=2, depth=2, **options)
+    model = chosen.build(2)
+    first = 44 if chosen.padding == "valid" else 32
+    variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, first, first, 1))))()
+    function = jax.jit(lambda x: model.apply(variables, x))
+    r = tiling.reach_of(function, 1, chosen.stride, "unet", first)
+    t = tiling.tiling_for(r, 120, 96, first=first)
+    image = RANDOM.normal(size=(120, 70, 1)).astype(np.float32)
+    sides = [next(n for n in range(2 * t.before + size, 999) if chosen.output_side(n)) for size in image.shape[:2]]
+    whole = np.asarray(function(mirror.cut(image, -t.before, -t.before, *sides)[None]))[0]
+    shift = t.before - r.shrinks // 2
+    whole = whole[shift : shift + 120, shift : shift + 70]
+    found = np.concatenate([rows for _, rows in tiling.stitched(function, image, t)])
+    assert t.kept < 70 and np.abs(whole).max() > 0.01
+    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)

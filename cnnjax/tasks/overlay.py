@@ -6,8 +6,8 @@ IGNORED = 255
 
 
 def palette(classes: int = 256) -> np.ndarray:
-    """`[classes, 3]` uint8: black for the first class, then hues a golden section of the circle apart, always the same."""
-    hue = np.arange(classes) * 0.618034
+    """`[classes, 3]` uint8: black for the first class, green, and hues a golden section of the circle apart: always the same."""
+    hue = 1 / 3 + (np.arange(classes) - 1) * 0.618034
     # Each channel is high for a third of the circle and falls off to both sides.
     distance = np.abs((hue[:, None] - np.array([0, 1, 2])[None, :] / 3 + 0.5) % 1 - 0.5)
     colours = np.clip(2 - 6 * distance, 0, 1)

@@ -26,6 +26,19 @@ def hardware() -> str:
     return ", ".join([cores, *filter(None, gpu.stdout.strip().splitlines())])
 
 
+def scores_of(summary: dict) -> dict:
+    """What stands in the table of a test: of a classifier its accuracy, of a segmentation each class and the objects."""
+    scores = dict(test_accuracy=summary["accuracy"], test_examples=summary["examples"])
+    if "calibration_error" in summary:
+        scores |= dict(calibration_error=summary["calibration_error"])
+    if "mean_iou" in summary:
+        scores |= dict(mean_iou=summary["mean_iou"], mean_dice=summary["mean_dice"])
+        few = summary["classes"] if len(summary["classes"]) <= 4 else ()
+        scores |= {f"{score}_{row['name']}": row[score] for row in few for score in ("iou", "dice")}
+        scores |= {f"objects_{name}": value for name, value in summary.get("objects", {}).items()}
+    return {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in scores.items()}
+
+
 def main(config: str, seeds: str, table: str, *flags: str) -> None:
     old = list(csv.DictReader(open(table))) if Path(table).exists() else []
     chosen = [int(seed) for seed in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
@@ -41,9 +54,7 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
             dict(
                 command=" ".join(["python", *command[1:]]),
                 seed=seed,
-                test_accuracy=f"{summary['accuracy']:.4f}",
-                test_examples=summary["examples"],
-                calibration_error=f"{summary['calibration_error']:.4f}",
+                **scores_of(summary),
                 steps=summary["steps"],
                 seconds_in_all=round(time.monotonic() - started, 1),
                 hardware=hardware(),
@@ -56,11 +67,11 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
             writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda row: int(row["seed"])))
-    scores = [float(row["test_accuracy"]) for row in rows]
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    print(
-        f"\n{config}: mean test accuracy {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {len(rows)} seeds"
-    )
+    for name in ("test_accuracy", "mean_iou", "objects_f1"):
+        if name in rows[0]:
+            scores = [float(row[name]) for row in rows]
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            print(f"{config}: {name} {statistics.mean(scores):.4f}, deviation {spread:.4f}, over {len(rows)} seeds")
 
 
 if __name__ == "__main__":
