@@ -31,6 +31,7 @@ _HOME = dict(
     load="inference",
     predictor="inference",
     predict_files="inference",
+    segmenter="inference",
     UserError="errors",
     RunError="errors",
 )

@@ -119,7 +119,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     )
     segmenting = config.task == "segmentation"
     dataset = (open_scenes if segmenting else open_dataset)(config.data)
-    train, validation, test = (split and _placed(split, dataset, config) for split in splits(dataset, config))
+    train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
     same_data = known and (known.fingerprint, known.split_sizes) == (dataset.fingerprint, sizes)
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
@@ -212,8 +212,8 @@ def splits(dataset: Dataset, config: Config) -> tuple[Split, Split | None, Split
     return train, validation, test
 
 
-def _placed(split: Split | Scenes, dataset: Dataset, config: Config) -> Split | Scenes:
-    """The split in memory, or as it is where it is to be streamed."""
+def placed(split: Split | Scenes, dataset: Dataset, config: Config) -> Split | Scenes:
+    """A split in memory, or as it is where it is to be streamed."""
     placement, size = config.data.placement, pipeline.megabytes(split, dataset.image_shape, dataset.dtype)
     if placement == "stream" or (placement == "auto" and size > config.data.memory_limit_mb):
         return split

@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnjax import evaluation, experiment, parallel, scenes
 from cnnjax.config import Config, Data
-from cnnjax.data import open_dataset, open_scenes, pictures, pipeline
+from cnnjax.data import open_dataset, open_scenes, pictures
 from cnnjax.data.source import Dataset, Scenes, Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
@@ -170,7 +170,7 @@ def split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split:
     split = _split_for(run, dataset, config, name)
     if run.config.task != "segmentation":
         return split
-    return scenes.tiles(config, scenes.reach_of(run.config, run.network), pipeline.in_memory(split))
+    return scenes.tiles(config, scenes.reach_of(run.config, run.network), experiment.placed(split, dataset, config))
 
 
 def _split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split | Scenes:

@@ -106,3 +106,18 @@ def test_scenes_are_held_in_memory_and_their_statistics_are_of_all_pixels():
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-6)
     assert pipeline.megabytes(given, (0, 0, 3), np.uint8) == (24 + 30) * 4 / 2**20
+
+
+def test_streamed_crops_equal_those_in_memory():
+    given = scenes((40, 40), (16, 30))
+    held = crops(pipeline.in_memory(given), 16, 16, held=True)
+    streamed = crops(given, 16, 16, held=False)
+    both = []
+    for split in (held, streamed):
+        with pipeline.batches(pipeline.TrainBatch(split, 2, 4), 3, 9) as batches:
+            both.append([batch for batch in batches])
+    assert len(both[0]) == len(both[1]) == 6
+    for first, second in zip(*both):
+        assert first.keys() == second.keys()
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
