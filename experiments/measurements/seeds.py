@@ -1,8 +1,11 @@
 """Runs one experiment with several seeds (5: 0 to 4; or 1,2) one after another, and writes a table of what came out.
 
 python experiments/measurements/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
+
+--keep=DIR keeps the run directories, as DIR/seed0 and so on.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -43,8 +46,10 @@ def main(config: str, seeds: str, table: str, *flags: str) -> None:
     old = list(csv.DictReader(open(table))) if Path(table).exists() else []
     chosen = [int(seed) for seed in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
     rows = [row for row in old if int(row["seed"]) not in chosen]  # those of other seeds stay
+    keep = next((flag.removeprefix("--keep=") for flag in flags if flag.startswith("--keep=")), "")
+    flags = tuple(flag for flag in flags if not flag.startswith("--keep="))
     for seed in chosen:
-        with tempfile.TemporaryDirectory() as workdir:
+        with contextlib.nullcontext(f"{keep}/seed{seed}") if keep else tempfile.TemporaryDirectory() as workdir:
             command = [sys.executable, "run.py", "train", f"--config={config}", f"--config.seed={seed}", *flags]
             started = time.monotonic()
             subprocess.run([*command, f"--workdir={workdir}"], check=True)
