@@ -127,7 +127,7 @@ def _segment(run, paths: list[Path], flags: dict) -> int:
         if flags["format"] == "text":
             areas = sorted(result["classes"], key=lambda row: -row["pixels"])
             shown = "  ".join(f"{c['name']} {c['share']:.1%}" for c in areas if c["pixels"])
-            objects = f"  {result['objects']} objects" if "objects" in result else ""
+            objects = f"  {result['objects']} object{'s' * (result['objects'] != 1)}" if "objects" in result else ""
             print(f"{path}:  {shown}{objects}")
     segmented.write_areas(folder, rows)
     print(
