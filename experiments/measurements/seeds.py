@@ -1,4 +1,4 @@
-"""Runs one experiment with several seeds (5: 0 to 4; or 1,2) one after another, and writes a table of what came out.
+"""Runs one experiment with several seeds (5: 0 to 4; or 1,2; or 3,) one after another, and writes a table of what came out.
 
 python experiments/measurements/seeds.py experiments/digits.py 5 experiments/results/digits.csv [--config.KNOB=VALUE ...]
 
@@ -44,7 +44,7 @@ def scores_of(summary: dict) -> dict:
 
 def main(config: str, seeds: str, table: str, *flags: str) -> None:
     old = list(csv.DictReader(open(table))) if Path(table).exists() else []
-    chosen = [int(seed) for seed in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
+    chosen = [int(seed) for seed in seeds.split(",") if seed] if "," in seeds else list(range(int(seeds)))
     rows = [row for row in old if int(row["seed"]) not in chosen]  # those of other seeds stay
     keep = next((flag.removeprefix("--keep=") for flag in flags if flag.startswith("--keep=")), "")
     flags = tuple(flag for flag in flags if not flag.startswith("--keep="))
