@@ -53,14 +53,14 @@ def dropped_pixels(table: Table) -> list[str]:
     """Layers after which pixels of the input are seen by no position any more, though they were before."""
     lines, axes = [], len(table.input_shape) - 2
     covered = [(0, size - 1) for size in table.input_shape[1:-1]]
-    for row in table.rows:
-        if row.field_of_view is None or len(row.shape) != len(table.input_shape):
-            continue
+    rows = [row for row in table.rows if row.field_of_view and len(row.shape) == len(table.input_shape)]
+    ends = [[(int(view.low.min()), int(view.high.max())) for view in row.field_of_view] for row in rows]
+    for n, row in enumerate(rows):
         for axis in range(axes):
-            view, (first, last) = row.field_of_view[axis], covered[axis]
-            low, high = int(view.low.min()), int(view.high.max())
+            first, last = covered[axis]
+            # A branch that sees less (a cropped skip connection) is no loss while a layer after it still sees all.
+            low, high = min(end[axis][0] for end in ends[n:]), max(end[axis][1] for end in ends[n:])
             lost = [(f"first {low - first}", low > first), (f"last {last - high}", high < last)]
-            # A branch that sees less is no loss while another still sees all: only strided layers drop pixels for good.
             if len(row.input_shape) == len(row.shape) and row.shape[1 + axis] < row.input_shape[1 + axis]:
                 lines += [
                     f"{row.name} drops the {text} of {table.input_shape[1 + axis]} input positions along axis {1 + axis}: "

@@ -21,3 +21,4 @@ from cnnjax.layers.normalization import (
 )
 from cnnjax.layers.pooling import POOLINGS, AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool, pooling
 from cnnjax.layers.squeeze_excite import SqueezeExcite
+from cnnjax.layers.upsampling import Upsample

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import kernels
+from cnnjax.layers.upsampling import Upsample
 from cnnjax.layers.window import Padding, check_fits, explicit_padding, per_axis
 
 # What stands beyond the border: zeros; the nearest pixel of the edge; the picture mirrored without its edge pixel.
@@ -155,8 +156,7 @@ class InterpolateConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (x.shape[0], *(n * self.scale for n in x.shape[1:-1]), x.shape[-1])
-        x = jax.image.resize(x, shape, self.method)
+        x = Upsample(self.scale, self.method, name="upsample")(x)
         return Conv(
             self.features,
             tuple(self.kernel_size),

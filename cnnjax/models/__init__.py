@@ -62,4 +62,6 @@ def least_size(model, channels: int = 3) -> int:
     Nothing is computed, only shapes are followed. Raises UserError for an unknown name.
     """
     chosen = options(model) if isinstance(model, str) else model
+    if hasattr(chosen, "fitting_sides"):  # not all larger ones fit, so that halving does not find it
+        return chosen.fitting_sides(1)[0]
     return findings.least_size(chosen.build(2), (1, *chosen.input_shape[:-1], channels), train=True)

@@ -53,8 +53,9 @@ class Options:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        side = 512 if self.padding == "same" else 572
-        return (side,) * 2 + (1,) if self.axes == 2 else (64 if self.padding == "same" else 92,) * 3 + (1,)
+        """The paper's 572 pixels a side or the usual 512, of volumes 92 or 64; deeper networks need more."""
+        side = {2: (512, 572), 3: (64, 92)}[self.axes][self.padding == "valid"]
+        return (self.fitting_sides(side)[0],) * self.axes + (1,)
 
     @property
     def stride(self) -> int:

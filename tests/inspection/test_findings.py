@@ -55,6 +55,31 @@ def test_pooling_that_leaves_a_row_out_drops_it():
     ]
 
 
+def test_a_cropped_branch_drops_nothing_that_another_sees():
+    class Branches(nn.Module):
+        both: bool
+
+        @nn.compact
+        def __call__(self, x):
+            whole = layers.Conv(4, (5, 5), padding="VALID", name="whole")(x)
+            middle = layers.CentreCrop((12, 12), name="crop")(x)
+            return layers.Conv(4, (1, 1), name="last")(jnp.concatenate([whole, middle], -1) if self.both else middle)
+
+    dropped = lambda both: [line for line in found(Branches(both)) if "drops" in line]
+    assert dropped(True) == []
+    assert dropped(False) == [
+        f"crop drops the {end} 2 of 16 input positions along axis {axis}: its windows do not reach them."
+        for axis in (1, 2)
+        for end in ("first", "last")
+    ]
+
+
+def test_what_is_dropped_before_padding_stays_dropped():
+    """The windows of the second layer reach over the end of the first, not back to what that dropped."""
+    lines = found(Stack(((5, 4, 0), (3, 1, 1))))
+    assert "conv0 drops the last 3 of 16 input positions along axis 1: its windows do not reach them." in lines
+
+
 def test_a_field_of_view_wider_than_the_input_is_said_once():
     lines = found(Stack(((7, 1, 3),) * 4))
     assert lines == ["From conv2 on (2 layers) the field of view, there 19x19, exceeds the input of 16x16."]

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import layers, models
+from cnnjax import knobs, layers, models
 from cnnjax.config import Config
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.inspection.field_of_view import field_of_view
@@ -173,6 +174,30 @@ def test_the_crop_is_of_the_middle():
     np.testing.assert_array_equal(layers.CentreCrop((3,)).apply({}, x)[0, :, 0], [2, 3, 4])
 
 
+def test_interpolation_by_hand():
+    """Between 0 and 4, a quarter and three quarters of the way; at the ends the value there."""
+    x = jnp.array([0.0, 4.0])[None, :, None]
+    np.testing.assert_allclose(layers.Upsample(2, "linear").apply({}, x)[0, :, 0], [0, 1, 3, 4], atol=1e-6)
+    np.testing.assert_array_equal(layers.Upsample(3).apply({}, x)[0, :, 0], [0, 0, 0, 4, 4, 4])
+
+
+def test_the_way_up_interpolates_then_convolves():
+    model = dataclasses.replace(small(up="interpolate"), base=2, depth=1).build(2)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 6, 1))
+    variables = jit(model.init)(jax.random.key(1), x)
+    apply = jit(lambda: model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"]))
+    between = apply()[1]["intermediates"]
+    below, up = (np.asarray(between[name]["__call__"][0][0]) for name in ("bottom", "up1"))
+    for axis in (0, 1):  # by the centres of pixels, two to one; beyond the outermost its value
+        n = below.shape[axis]
+        centres = (np.arange(2 * n) + 0.5) / 2 - 0.5
+        below = np.apply_along_axis(lambda line: np.interp(centres, np.arange(n), line), axis, below)
+    padded = np.pad(below, [(0, 1), (0, 1), (0, 0)], mode="edge")
+    kernel = np.asarray(variables["params"]["up1"]["Conv_0"]["kernel"])
+    wanted = sum(padded[i : i + 8, j : j + 6] @ kernel[i, j] for i in (0, 1) for j in (0, 1))
+    np.testing.assert_allclose(up, wanted, atol=1e-5)  # its bias is zero
+
+
 @pytest.mark.parametrize("name, side", [("unet", 256), ("unet_valid", 412)])
 def test_the_field_of_view_by_hand(name, side):
     # An output pixel sees 5 pixels of level 1 by two convolutions; pixels of level n + 1 stand for 2 of level n. On the way
@@ -191,7 +216,9 @@ def test_the_field_of_view_by_hand(name, side):
     ones = lambda x: model.apply(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes), x)
     height, _ = field_of_view(ones, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
     middle = slice(len(height.low) // 2 - 16, len(height.low) // 2 + 16)
-    assert (height.high - height.low + 1)[middle].max() == extent
+    extents = (height.high - height.low + 1)[middle]
+    # 204 by the arithmetic above; where the output is the first or last of its block of 16, a window less: 188.
+    assert extents.max() == extent == 204 and set(extents.tolist()) == {188, 204}
 
 
 def test_sides_must_fit():
@@ -199,6 +226,62 @@ def test_sides_must_fit():
         models.options("unet").build(2).init(jax.random.key(0), jnp.ones((1, 40, 64, 1)))
     with pytest.raises(DoesNotFit, match="without padding takes sides such as 556 or 572, not 570"):
         table_of(models.options("unet_valid"), 570, 570)
+
+
+@pytest.mark.parametrize("name", models.PER_PIXEL)
+def test_options_are_valid_and_have_their_name(name):
+    for options in (models.options(name), models.options(name).narrow()):
+        knobs.check(options)
+        assert models.name_of(options) == options.name == name
+    assert models.options(name) == models.PER_PIXEL[name] is not models.options(name)
+
+
+def test_the_published_input_fits_whatever_the_depth():
+    for depth, padding, axes in itertools.product(range(1, 9), ("same", "valid"), (2, 3)):
+        options = dataclasses.replace(models.options("unet"), depth=depth, padding=padding, axes=axes)
+        *sides, channels = options.input_shape
+        assert len(sides) == axes and channels == 1 and all(map(options.output_side, sides))
+    assert models.options("unet").input_shape == (512, 512, 1)
+    assert models.options("unet_valid").input_shape == (572, 572, 1)
+
+
+def test_the_least_size_is_that_of_the_bottom():
+    # Same: one pixel at the bottom. Valid: 8 there, of which 4 stay 4 all the way up, and 2 n + 4 a level down.
+    assert [models.least_size(name) for name in ("unet", "unet16", "unet_valid")] == [16, 16, 188]
+    assert models.least_size(small(padding="valid", axes=3)) == 2 * (2 * 8 + 4) + 4
+
+
+@pytest.mark.parametrize("down, pool", [("max", "MaxPool"), ("average", "AveragePool"), ("stride", "Conv")])
+@pytest.mark.parametrize("up, doubled", [("transpose", ["ConvTranspose"]), ("interpolate", ["Upsample", "Conv"])])
+def test_ways_down_and_up_are_the_layers_of_their_names(down, pool, up, doubled):
+    rows = table_of(small(down=down, up=up), 16, 16).rows
+    types = lambda name: [row.type for row in rows if row.name.split("/")[0] == name]
+    assert types("pool1") == types("pool2") == [pool] and types("up1") == types("up2") == doubled
+
+
+def test_groups_are_normalised():
+    options = dataclasses.replace(small(normalization="group", padding="valid"), base=8)
+    rows = table_of(options, 44, 48).rows
+    # Scale and bias after each of ten convolutions.
+    norms = [row for row in rows if row.type == "GroupNorm"]
+    assert [row.parameters for row in norms] == [2 * w for w in (8, 8, 16, 16, 32, 32, 16, 16, 8, 8)]
+    assert rows[-1].shape == (1, 4, 8, 2)
+
+
+def test_remat_changes_no_number():
+    options = dataclasses.replace(small(), base=2, depth=1)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    variables = jit(options.build(2).init)(jax.random.key(1), x)
+
+    def gradient(remat):
+        model = options.build(2, remat=remat)
+        return jax.value_and_grad(lambda v: (model.apply(v, x, train=True) ** 2).mean())
+
+    assert "remat" in str(jax.make_jaxpr(gradient(True))(variables))
+    (loss, plain), (again, remade) = (jit(gradient(remat))(variables) for remat in (False, True))
+    np.testing.assert_allclose(loss, again, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remade), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(a).max()) + 1e-7)
 
 
 def test_what_does_not_go_together_is_refused():
