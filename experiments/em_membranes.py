@@ -4,6 +4,8 @@ The slices lie in $CNNJAX_DATA_DIR/isbi2012_em/train/image, their masks (255 cel
 challenge never published its test masks: slices 24 to 29 are test here.
 
 python run.py train --config=experiments/em_membranes.py --workdir=runs/em_membranes
+
+On 2 CPU cores 4.5 minutes. Test, seed 0: pixel error 7.7 %, Rand F-score of cells 0.859; with 6,000 steps 7.7 % and 0.876.
 """
 
 import os
@@ -25,7 +27,7 @@ def get_config() -> Config:
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 6.0, 0.1, 0.2
 
-    config.batch_size, config.steps, config.evaluate_every = 8, 6000, 10.0
+    config.batch_size, config.steps, config.evaluate_every = 8, 2000, 10.0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
     config.optimizer.weight_decay = 1e-2
     config.schedule.warmup = 5.0

@@ -4,6 +4,8 @@ The pictures lie in $CNNJAX_DATA_DIR/dsb2018_nuclei/images and their objects, nu
 .../instances_u16. Test: the 129 whose names begin with 0, 1 or 2.
 
 python run.py train --config=experiments/nuclei.py --workdir=runs/nuclei
+
+On 2 CPU cores 15 minutes beside other work. Test, seed 0: foreground IoU 0.855, Dice 0.922, F1 of objects at IoU 0.5 0.799.
 """
 
 import os
