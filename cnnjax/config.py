@@ -134,7 +134,9 @@ class Segmentation:
     margin: int = knob(
         -1, "pixels of each tile's border that are thrown away; -1: as the field of view needs, which is exact", low=-1
     )
-    seams: str = knob("crop", "where tiles meet: cut, or overlap and blend", choices=("crop", "blend"))
+    seams: str = knob(
+        "crop", "of predict, where tiles meet: cut, or overlap and blend", choices=("crop", "blend"), kind=MACHINE
+    )
     cross_entropy: float = knob(1.0, "weight of the cross-entropy in the loss", low=0)
     dice: float = knob(0.0, "weight of the soft Dice loss", low=0)
     focal: float = knob(0.0, "weight of the focal loss", low=0)

@@ -94,7 +94,7 @@ def predict(arguments: list[str]) -> int:
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     use_compilation_cache()
     if run.config.task == "segmentation":
-        return _segment(run, paths, line.flags)
+        return _segment(run._replace(config=line.config), paths, line.flags)
     names, failed, rows = run.record.class_names, 0, []
     for path, result in inference.predict_files(run, paths):
         if isinstance(result, str):

@@ -93,6 +93,15 @@ def test_predict_writes_masks_overlays_and_areas(trained, pictures, tmp_path, ca
         assert pixels(out / f"{name}_overlay.png").shape == (*image.shape[:2], 3)
 
 
+def test_how_tiles_are_cut_can_be_said_anew(trained, pictures, tmp_path, capsys):
+    predict = ("predict", str(pictures / "b.png"), f"--workdir={trained}")
+    for name, flags in dict(a=(), b=("--config.segmentation.tile=96", "--config.segmentation.seams=blend")).items():
+        assert run(*predict, f"--output={tmp_path / name}", *flags) == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "a/b_mask.png"), pixels(tmp_path / "b/b_mask.png"))
+    assert run(*predict, "--config.segmentation.tile=20") == 2
+    assert "tile=20 is too small" in capsys.readouterr().err
+
+
 def test_blended_seams_agree(trained):
     loaded = inference.load(trained)
     loaded.config.segmentation.tile = 96

@@ -21,6 +21,7 @@ from cnnjax.errors import RunError
 
 MEGABYTE = 2**20
 READ_BLOCK = 256  # examples that are decoded at once when a split is read into memory
+OF_A_SCENE = 7  # bytes a pixel beside the picture: mask, number of the object, weight
 STATISTICS_EXAMPLES = 50_000  # more do not change three digits of a mean; a large set is read in part
 
 
@@ -58,9 +59,9 @@ class _Pick(NamedTuple):
 
 
 def megabytes(split: Split | Scenes, image_shape: tuple[int, ...], dtype: np.dtype) -> float:
-    """What pictures take when decoded; of scenes, with their masks."""
+    """What pictures take when decoded; of scenes, with all that belongs to their pixels."""
     if isinstance(split, Scenes):
-        return int(split.sizes.prod(1).sum()) * (image_shape[-1] * np.dtype(dtype).itemsize + 1) / MEGABYTE
+        return int(split.sizes.prod(1).sum()) * (image_shape[-1] * np.dtype(dtype).itemsize + OF_A_SCENE) / MEGABYTE
     return split.size * int(np.prod(image_shape)) * np.dtype(dtype).itemsize / MEGABYTE
 
 

@@ -105,7 +105,7 @@ def test_scenes_are_held_in_memory_and_their_statistics_are_of_all_pixels():
     found = pipeline.statistics(held)
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-6)
-    assert pipeline.megabytes(given, (0, 0, 3), np.uint8) == (24 + 30) * 4 / 2**20
+    assert pipeline.megabytes(given, (0, 0, 3), np.uint8) == (24 + 30) * (3 + 1 + 2 + 4) / 2**20
 
 
 def test_streamed_crops_equal_those_in_memory():
