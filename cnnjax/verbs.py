@@ -190,8 +190,8 @@ def inspect(arguments: list[str]) -> int:
 def benchmark(arguments: list[str]) -> int:
     import jax
 
-    from cnnjax import benchmark as measuring
     from cnnjax import bare, experiment, launch, models, parallel
+    from cnnjax import benchmark as measuring
 
     line = launch.parse(arguments, FLAGS["benchmark"], base=_config_of_model)
     _no_arguments(line)

@@ -15,6 +15,25 @@ from PIL import Image
 
 from cnnjax.parallel import use_compilation_cache
 
+# A file is one process's: those that take minutes come first, so that no process ends long before the other.
+LONG = (
+    "training/test_kills",
+    "models/test_models",
+    "training/test_loop",
+    "training/test_damage",
+    "test_segmentation_run",
+    "test_readme",
+    "training/test_interruption",
+    "training/test_layouts",
+    "models/test_classic",
+    "test_benchmark",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = lambda item: next((n for n, name in enumerate(LONG) if f"tests/{name}.py" in item.nodeid), len(LONG))
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):

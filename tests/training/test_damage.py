@@ -5,10 +5,10 @@ import json
 import os
 import pickle
 import shutil
-import types
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
