@@ -30,7 +30,11 @@ def one(workdir: str, side: int) -> dict:
     for _ in segment(large):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    image = np.tile(small, (side // 300 + 1, side // 300 + 1, 1))[:side, :side].copy()
+    image = np.empty((side, side, channels), np.uint8)
+    for top in range(0, side, 300):
+        for left in range(0, side, 300):
+            place = image[top : top + 300, left : left + 300]
+            place[:] = small[: place.shape[0], : place.shape[1]]
     mask = np.zeros((side, side), np.uint8)
     started = time.monotonic()
     for top, probabilities in segment(image):
