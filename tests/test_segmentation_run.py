@@ -149,7 +149,7 @@ def test_pairs_of_ones_own(tmp_path, capsys):
         (("--config.augmentation.mixup=0.2",), "mixup mixes labels of whole pictures"),
         (("--config.data.image_size=32",), "config.data.image_size must be 0"),
         (("--config.data.placement=device",), "placement=device holds pictures of one size"),
-        (("--config.segmentation.cross_entropy=0",), "there is no loss"),
+        (("--config.segmentation.cross_entropy=0", "--config.segmentation.dice=0"), "there is no loss"),
         (("--config.segmentation.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
         (("--config.segmentation.crop=30",), "sides such as 28 or 32, not 30"),
         (("--config.segmentation.tile=20",), "tile=20 is too small"),
