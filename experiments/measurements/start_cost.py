@@ -1,0 +1,76 @@
+"""What oneDNN adds to a start: loading the library, joining it to XLA, and building the primitives of a training step.
+
+python experiments/measurements/start_cost.py experiments/results/start_cost.csv
+
+Each network in a process of its own, five times; seconds, the median.
+"""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "benchmarks")]
+ROUNDS = 5
+
+
+def one(name: str) -> dict:
+    """Seconds of each part in this process, whose library is not loaded yet."""
+    import jax
+    import jax.numpy as jnp
+    from networks import CPU_ROWS, hardware
+
+    from cnnjax import benchmark, parallel
+    from cnnjax.kernels.onednn import handler, library
+
+    jax.devices()
+    spent = dict(load=0.0, join=0.0, primitives=0.0)
+
+    def timed(part, function, *arguments):
+        started = time.perf_counter()
+        result = function(*arguments)
+        spent[part] += time.perf_counter() - started
+        return result
+
+    timed("load", library.load)
+    link = timed("join", handler.bridge)
+    key = link.key
+    link.key = lambda what, build: key(what, lambda: timed("primitives", build))
+    options, side, channels, classes, batch, _ = CPU_ROWS[name]
+    layout = parallel.layout(1, kernels="onednn")
+    model = benchmark.PerPixel(options.build(classes, jnp.dtype("float32")))
+    step, state, placed = benchmark.training_of(model, (side, side, channels), batch, layout)
+    parallel.compile_train_step(layout, step, state).lower(state, placed)
+    return spent | dict(calls=len(link._keys), hardware=hardware())
+
+
+def main(table: str) -> None:
+    from networks import CPU_ROWS
+
+    rows = []
+    for name in CPU_ROWS:
+        command = [sys.executable, __file__, "--one", name]
+        found = [
+            json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            for _ in range(ROUNDS)
+        ]
+        seconds = {part: statistics.median(f[part] for f in found) for part in ("load", "join", "primitives")}
+        total = [f["load"] + f["join"] + f["primitives"] for f in found]
+        row = dict(network=name, kernels=found[0]["calls"]) | {p: f"{s:.3f}" for p, s in seconds.items()}
+        row |= dict(in_all=f"{statistics.median(total):.3f}", least=f"{min(total):.3f}", most=f"{max(total):.3f}")
+        rows.append(row | dict(rounds=ROUNDS, hardware=found[0]["hardware"]))
+        print(rows[-1], flush=True)
+    with open(table, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(sys.argv[2])))
+    else:
+        main(*sys.argv[1:])
