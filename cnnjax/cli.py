@@ -84,6 +84,11 @@ VERBS = dict(
         "how fast a network trains on this machine",
         "python run.py benchmark --model=resnet18 --batch=32",
     ),
+    sweep=Verb(
+        verbs.sweep,
+        "run an ablation: factors and seeds, one table",
+        "python run.py sweep --config=experiments/ablations/digits_activation.py --workdir=runs/activation --parallel=2",
+    ),
     prepare=Verb(
         verbs.prepare,
         "make a data set of tfds ready, or convert one",

@@ -27,19 +27,27 @@ class CommandLine(NamedTuple):
     experiment: str  # the name of the experiment file, without its folder and suffix
 
 
-def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config] | None = None) -> CommandLine:
+def parse(
+    arguments: list[str],
+    verb_flags: tuple,
+    base: Callable[[dict], Config] | None = None,
+    of_sweep: bool = False,
+) -> CommandLine:
     """Reads the arguments after the verb.
 
     `verb_flags` are those of the verb besides the knobs: `name`, `default`, `help` and `choices` (None: any text).
     `base`, where given, supplies the configuration that is overridden when there is no --config: it is called with
     the values of `verb_flags` as far as they can be read beforehand.
+    `of_sweep`: --config names a sweep, which knobs do not change; it stands among the flags.
 
     Raises:
       UserError: an unknown flag or knob, a wrong type, a value out of range, a missing file.
     """
     given = _given(arguments)
     config, name = None, ""
-    if "config" in given:
+    if of_sweep and any(key.startswith("config.") for key in given):
+        raise UserError("A sweep's knobs stand in its file: under common, or as a factor.")
+    if "config" in given and not of_sweep:
         config, name = load_experiment(given["config"])
     elif base is not None:
         config = base({flag.name: given.get(flag.name, flag.default) for flag in verb_flags})
@@ -67,7 +75,8 @@ def parse(arguments: list[str], verb_flags: tuple, base: Callable[[dict], Config
         knobs.assign(config, knob_name, value)
     if config is not None:
         experiment.check(config)
-    return CommandLine(config, overrides, {flag.name: values[flag.name].value for flag in verb_flags}, rest, name)
+    given_flags = {flag.name: values[flag.name].value for flag in verb_flags} | dict(config=values["config"].value)
+    return CommandLine(config, overrides, given_flags, rest, name)
 
 
 def _sentence(text: str) -> str:
@@ -160,21 +169,42 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     """
     file, _, name = spec.partition(".py:")
     path = Path(file + ".py" if _ or name else spec)
+    takes_name = False
+
+    def get_config(function: Callable) -> Any:
+        nonlocal takes_name
+        takes_name = bool(inspect.signature(function).parameters)
+        return function(*([name] if name and takes_name else []))
+
+    config = call_in_file(path, "get_config", get_config)
+    if not isinstance(config, Config):
+        raise UserError(f"get_config() of {path} must return a cnnjax.config.Config, not {type(config).__name__}.")
+    if name and not takes_name:
+        config.model = models.options(name)
+    return config, path.stem
+
+
+def call_in_file(path: Path, name: str, call: Callable[[Callable], Any] = lambda function: function()) -> Any:
+    """What the function `name` of a person's Python file returns.
+
+    Raises:
+      UserError: the file is missing, fails, or has no such function.
+    """
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("experiments")
         others = [str(p.with_suffix("")) for p in sorted(folder.glob("*.py"))]
         hint = nearest(str(path.with_suffix("")), others).replace("?", ".py?")
         raise UserError(f"There is no experiment file {path}.{hint}")
     if path.suffix != ".py":
-        raise UserError(f"--config={path} is no experiment: give a Python file with get_config().")
+        raise UserError(f"--config={path} is no experiment: give a Python file with {name}().")
     module_spec = importlib.util.spec_from_file_location(f"cnnjax_experiment_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{path} has no function get_config() that returns a cnnjax.config.Config.")
-        takes_name = bool(inspect.signature(module.get_config).parameters)
-        config = module.get_config(*([name] if name and takes_name else []))
+        if not hasattr(module, name):
+            returns = dict(get_config="a cnnjax.config.Config", get_sweep="a cnnjax.sweeps.ablation.Sweep")[name]
+            raise UserError(f"{path} has no function {name}() that returns {returns}.")
+        return call(getattr(module, name))
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever a person's file may raise
@@ -183,8 +213,3 @@ def load_experiment(spec: str) -> tuple[Config, str]:
         unknown = re.search(r"has no attribute '(\w+)'", str(error))
         hint = nearest(unknown[1], _field_names()) if unknown else ""
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}.{hint}") from None
-    if not isinstance(config, Config):
-        raise UserError(f"get_config() of {path} must return a cnnjax.config.Config, not {type(config).__name__}.")
-    if name and not takes_name:
-        config.model = models.options(name)
-    return config, path.stem

@@ -109,6 +109,13 @@ FLAGS = dict(
         Flag("image", None, "FILE: the image to draw over; default: plain grey"),
     ),
     train=(WORKDIR,),
+    sweep=(
+        Flag("workdir", None, "the folder of the sweep; default: runs/NAME"),
+        Flag("launcher", "local", "where trials run", ("local",)),
+        Flag("parallel", "0", "how many trials at a time; 0: one a GPU, or one"),
+        Flag("status", "false", "only show each trial's state, progress and best score", YES_OR_NO),
+        Flag("table", "false", "only write and print the table of what is done", YES_OR_NO),
+    ),
     evaluate=(WORKDIR, SPLIT, WHICH, FORMAT),
     predict=(WORKDIR, TOP, WHICH, FORMAT, OUTPUT),
     prepare=(FROM,),

@@ -136,6 +136,38 @@ def _segment(run, paths: list[Path], flags: dict) -> int:
     return 1 if failed else 0
 
 
+def sweep(arguments: list[str]) -> int:
+    from cnnjax import launch
+    from cnnjax.sweeps import ablation, driver, local, report
+
+    line = launch.parse(arguments, FLAGS["sweep"], of_sweep=True)
+    _no_arguments(line)
+    flags = line.flags
+    if not flags["config"]:
+        raise UserError("Say which sweep: python run.py sweep --config=experiments/ablations/NAME.py")
+    parallel = flags["parallel"]
+    if not (parallel.isascii() and parallel.isdigit()):
+        raise UserError(f"--parallel must be a whole number, not {parallel!r}.")
+    chosen = ablation.load(flags["config"])
+    folder = Path(flags["workdir"] or Path("runs") / Path(flags["config"]).stem).expanduser().absolute()
+    if flags["status"]:
+        print("\n".join(driver.table(chosen, folder)))
+        return 0
+    if flags["table"]:
+        print(report.write(chosen, folder), end="")
+        return 0
+    trials = ablation.trials(chosen, folder)
+    launcher = local.Local(int(parallel))
+    print(f"{len(trials)} trials, {launcher.parallel} at a time, in {folder}", flush=True)
+    found = driver.drive(chosen, folder, launcher, log=lambda text: print(text, flush=True))
+    if any(status.state == "done" for status in found.values()):
+        print(
+            "\n" + report.write(chosen, folder) + f"\nTable and picture: {folder}/results.csv, results.md, results.png"
+        )
+    driver.require_done(found)
+    return 0
+
+
 def prepare(arguments: list[str]) -> int:
     from cnnjax import launch
     from cnnjax.data.prepare import prepare as prepare_data

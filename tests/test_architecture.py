@@ -18,6 +18,7 @@ FLOORS = [
     {"experiment", "evaluation", "bare"},
     {"training", "inference"},
     {"launch", "usage", "benchmark", "segmented"},
+    {"sweeps"},
     {"verbs"},
     {"cli"},
 ]

@@ -1,0 +1,129 @@
+"""The process around one trial: python -m cnnjax.sweeps.trial FOLDER COMMAND ...
+
+It holds the trial, runs the command, keeps what that prints in trial.log, and writes outcome.json when it has ended. It
+survives the driver that started it. The command holds the trial too: a killed process around it lets nobody else in.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HOLD, LOG, OUTCOME = ".trial", "trial.log", "outcome.json"
+TAKEN = 75  # the exit code where another process has the trial
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+
+def hold(folder: Path):
+    """The open file that stands for the trial while any process keeps it; None where another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / HOLD).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has the trial at this moment."""
+    try:
+        with (folder / HOLD).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def holder(folder: Path) -> dict[str, int]:
+    """What the process that has, or had, the trial wrote of itself: `pid`, and `slot`, its place of those that run at a time."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / HOLD).read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Has the trial save and end, where its process is still there."""
+    pid = holder(folder).get("pid", 0)
+    with contextlib.suppress(OSError):  # it is gone; and its number may be another's by now
+        if b"cnnjax.sweeps.trial" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGTERM)
+
+
+def outcome_of(folder: Path) -> dict[str, Any] | None:
+    """How the trial's last process ended: exit_code, error, seconds; None where it has not, or could not say so."""
+    with contextlib.suppress(OSError, ValueError):
+        outcome = json.loads((folder / OUTCOME).read_text())
+        return outcome if isinstance(outcome, dict) and isinstance(outcome.get("exit_code"), int) else None
+    return None
+
+
+def run(folder: Path, command: list[str]) -> int:
+    """Runs the command to its end, or hands it the first signal that comes. Returns its exit code (128 + n: signal n)."""
+    file = hold(folder)
+    if file is None:
+        return TAKEN
+    with file:
+        file.truncate(0)
+        with contextlib.suppress(OSError):
+            file.write(json.dumps(dict(pid=os.getpid(), slot=int(os.environ.get("CNNJAX_SLOT", "0")))))
+            file.flush()
+        (folder / OUTCOME).unlink(missing_ok=True)
+        started, tail = time.time(), collections.deque(maxlen=60)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=(file.fileno(),),
+            start_new_session=True,
+        )
+        for number in SIGNALS:  # by name, so that Slurm's, too, is the one that training saves at
+            signal.signal(number, lambda *_: child.send_signal(signal.SIGTERM))
+        with contextlib.suppress(OSError), (folder / LOG).open("a", errors="replace") as log:
+            for line in child.stdout:
+                tail.append(line.rstrip("\n"))
+                with contextlib.suppress(OSError):  # a full disk: what the run does about it is its own affair
+                    log.write(line)
+                    log.flush()
+        for line in child.stdout:  # where the log could not even be opened
+            tail.append(line.rstrip("\n"))
+        code = child.wait()
+        outcome = dict(exit_code=code if code >= 0 else 128 - code, error=error_of(code, list(tail)))
+        outcome |= dict(seconds=round(time.time() - started, 1), time=round(time.time(), 1))
+        with contextlib.suppress(OSError):
+            temporary = folder / f"{OUTCOME}.new"
+            temporary.write_text(json.dumps(outcome) + "\n")
+            temporary.replace(folder / OUTCOME)
+        return outcome["exit_code"]
+
+
+def error_of(code: int, tail: list[str]) -> str:
+    """In a line: why a command ended so."""
+    if code == 0:
+        return ""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    said = [n for n, line in enumerate(tail) if line.startswith("cnnjax: ")]
+    if said:
+        lines = [line.strip() for line in tail[said[-1] :][:2] if line.strip()]
+        return " ".join(lines).removeprefix("cnnjax: ")
+    last = next((line.strip() for line in reversed(tail) if line.strip()), "it printed nothing")
+    return f"exit code {code}: {last}"[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1]), sys.argv[2:]))
