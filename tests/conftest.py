@@ -21,6 +21,7 @@ LONG = (
     "models/test_models",
     "training/test_loop",
     "training/test_damage",
+    "sweeps/test_sweep_run",
     "test_segmentation_run",
     "test_readme",
     "training/test_interruption",

@@ -65,7 +65,7 @@ def test_the_shell_sees_the_exit_code():
     assert done.returncode == 2 and done.stdout == ""
     assert (
         done.stderr
-        == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, inspect, benchmark, prepare, config.\n"
+        == "cnnjax: There is no verb 'tarin'. Did you mean train? The verbs are train, evaluate, predict, inspect, benchmark, sweep, prepare, config.\n"
     )
 
 

@@ -1,0 +1,124 @@
+"""A sweep driven as a user drives it: real training runs, and drivers killed at random instants."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SWEEP = """
+from cnnjax.sweeps.ablation import Sweep, values
+
+def measure(workdir):
+    return {{"pictures": len(list(workdir.glob("*.png")))}}
+
+def get_sweep():
+    return Sweep(
+        base="experiments/digits.py", hypothesis="Small ones do.", seeds={seeds}, measure=measure,
+        common={{"model.channels": (4, 8), "model.blocks": 1, "steps": {steps}, "log_every": 5, "evaluate_every": 1.0}},
+        factors=dict(rate=values("optimizer.learning_rate", {rates})),
+    )
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, own_cache):
+    def write(seeds=(0,), rates="1e-3, 2e-3", steps=15):
+        file = tmp_path / "sweep.py"
+        file.write_text(SWEEP.format(seeds=seeds, rates=rates, steps=steps))
+        return [sys.executable, "run.py", "sweep", f"--config={file}", f"--workdir={tmp_path / 'out'}", "--parallel=2"]
+
+    return write
+
+
+ENVIRONMENT = dict(cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(command, *more, code=0):
+    done = subprocess.run([*command, *more], env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def starts(folder):
+    return json.loads((folder / "environment.json").read_text())["starts"]
+
+
+def test_what_failed_stands_in_the_table_and_only_it_runs_again(sweep, tmp_path):
+    command, out = sweep(rates="1e-3, 1e30"), tmp_path / "out"
+    assert "is not finite" in run(command, code=1)
+    table = (out / "results.md").read_text()
+    assert "| base | 1 of 1 |" in table and "| rate=1e+30 | 0 of 1 |" in table
+    assert "rate=1e+30 seed 0: failed. The" in table and "is not finite" in table
+    assert (out / "results.png").stat().st_size > 5000
+    header, first, second = (out / "results.csv").read_text().splitlines()
+    assert header.startswith("variant,seed,rate,state,accuracy,parameters,macs,field_of_view,images_per_second")
+    assert ",done," in first and ",failed," in second
+    before = (out / "base/seed0/summary.json").stat().st_mtime_ns
+    run(command, code=1)
+    assert (out / "base/seed0/summary.json").stat().st_mtime_ns == before
+    assert (
+        len(starts(out / "base/seed0")),
+        len(starts(out / "rate=1e_30/seed0" if (out / "rate=1e_30").exists() else out / "rate=1e+30/seed0")),
+    ) == (1, 2)
+    shown = run(command, "--status")
+    assert "base seed 0" in shown and "done" in shown and "failed" in shown
+    assert run(command, "--table").strip() == table.strip()
+    # Another sweep in this folder, and a sweep in the folder of a run, are refused.
+    other = sweep(rates="3e-3, 1e30")
+    assert "holds another sweep: of base seed 0, config.optimizer.learning_rate was 0.001, now 0.003" in run(
+        other, code=2
+    )
+    inside = [*command[:-2], f"--workdir={out / 'base/seed0'}"]
+    assert "holds a single run" in run(inside, code=2)
+
+
+def test_a_driver_that_is_asked_to_stop_has_its_trials_save(sweep, tmp_path):
+    command = sweep(rates="1e-3, 2e-3", steps=200000)
+    driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
+    folder = tmp_path / "out" / "base" / "seed0"
+    end = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 3 and "The same command goes on" in err, out + err
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
+    assert "stopped" in run(command, "--status")
+
+
+def kills(command, out, count, seed):
+    """Kills the driver so many times at random instants, then lets it end; no finished trial may be run twice."""
+    chance = random.Random(seed)
+    finished: dict[Path, int] = {}
+    for _ in range(count):
+        driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
+        time.sleep(chance.uniform(0.5, 12))
+        driver.kill()
+        driver.communicate()
+        for summary in out.glob("*/*/summary.json"):
+            finished.setdefault(summary, summary.stat().st_mtime_ns)
+    text = run(command)
+    for summary, written in finished.items():
+        assert summary.stat().st_mtime_ns == written
+    for trial in out.glob("*/seed*"):
+        assert len(starts(trial)) == 1, f"{trial} was started twice: its process outlives the driver"
+    return text
+
+
+def test_a_killed_driver_loses_nothing(sweep, tmp_path):
+    text = kills(sweep(seeds=(0, 1)), tmp_path / "out", count=3, seed=1)
+    assert "| base | 2 of 2 |" in text and "| rate=0.002 | 2 of 2 |" in text
+
+
+@pytest.mark.slow
+def test_twenty_killed_drivers(sweep, tmp_path):
+    text = kills(sweep(seeds=tuple(range(8)), steps=400), tmp_path / "out", count=20, seed=2)
+    assert "| base | 8 of 8 |" in text and "| rate=0.002 | 8 of 8 |" in text
