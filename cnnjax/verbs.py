@@ -138,29 +138,32 @@ def _segment(run, paths: list[Path], flags: dict) -> int:
 
 def sweep(arguments: list[str]) -> int:
     from cnnjax import launch
-    from cnnjax.sweeps import ablation, driver, local, report
+    from cnnjax.sweeps import ablation, driver, report, status
+    from cnnjax.sweeps.launcher import launcher_of
+    from cnnjax.sweeps.screen import Screen
 
     line = launch.parse(arguments, FLAGS["sweep"], of_sweep=True)
     _no_arguments(line)
     flags = line.flags
     if not flags["config"]:
         raise UserError("Say which sweep: python run.py sweep --config=experiments/ablations/NAME.py")
-    parallel = flags["parallel"]
-    if not (parallel.isascii() and parallel.isdigit()):
-        raise UserError(f"--parallel must be a whole number, not {parallel!r}.")
     chosen = ablation.load(flags["config"])
     folder = Path(flags["workdir"] or Path("runs") / Path(flags["config"]).stem).expanduser().absolute()
+    trials = ablation.trials(chosen, folder)
     if flags["status"]:
-        print("\n".join(driver.table(chosen, folder)))
+        status.require_same(trials, folder)
+        print(
+            "\n".join(driver.table(trials, {t.folder: status.status_of(t, chosen.score) for t in trials}, chosen.score))
+        )
         return 0
     if flags["table"]:
         print(report.write(chosen, folder), end="")
         return 0
-    trials = ablation.trials(chosen, folder)
-    launcher = local.Local(int(parallel))
-    print(f"{len(trials)} trials, {launcher.parallel} at a time, in {folder}", flush=True)
-    found = driver.drive(chosen, folder, launcher, log=lambda text: print(text, flush=True))
-    if any(status.state == "done" for status in found.values()):
+    launcher = launcher_of(flags, folder)
+    print(f"{len(trials)} trials, {launcher}, in {folder}", flush=True)
+    show = Screen() if sys.stdout.isatty() else None
+    found = driver.drive(chosen, folder, launcher, log=lambda text: print(text, flush=True), show=show)
+    if any(state.state == status.DONE for state in found.values()):
         print(
             "\n" + report.write(chosen, folder) + f"\nTable and picture: {folder}/results.csv, results.md, results.png"
         )

@@ -8,7 +8,7 @@ from cnnjax.errors import Interrupted, RunError
 from cnnjax.run_directory import lock, records
 from cnnjax.sweeps import ablation
 from cnnjax.sweeps.ablation import Sweep, Trial
-from cnnjax.sweeps.status import DONE, FAILED, RUNNING, STOPPED, WAITING, Status, require_same, status_of
+from cnnjax.sweeps.status import DONE, FAILED, QUEUED, RUNNING, STOPPED, WAITING, Status, require_same, status_of
 from cnnjax.training.interruption import watched
 
 LOOK_SECONDS = 0.5
@@ -16,17 +16,25 @@ LINE_SECONDS = 30.0  # without a terminal, what runs is told no more often than 
 FOLDER_FILE = "sweep.json"
 
 
-def drive(sweep: Sweep, folder: Path, launcher, log: Callable[[str], None] = print) -> dict[str, Status]:
+def drive(
+    sweep: Sweep,
+    folder: Path,
+    launcher,
+    log: Callable[[str], None] = print,
+    show: Callable[[list[str]], None] | None = None,
+) -> dict[str, Status]:
     """Runs every trial that is not done, each at most once, and returns how all of them stand, by name.
 
-    Trials that another driver left running are adopted. What failed before is tried again.
+    Trials that another driver left running, or in Slurm's queue, are adopted. What failed before is tried again.
 
     Args:
-      launcher: `launch(waiting, busy) -> started`, `holds(trial)`, `stop(busy)`: see `local.Local`.
+      launcher: `launch(waiting, busy) -> started`, `holds(trial)`, `note(trial)`, `stop(busy)`: see `local.Local`.
+      log: prints a line: of each trial whose state is another, and now and then of those that run.
+      show: instead, is given the whole table whenever it is another.
 
     Raises:
       UserError: the sweep, or the folder, does not do; another driver is at it.
-      Interrupted: a signal came; the trials have saved and stopped.
+      Interrupted: a signal came.
     """
     trials = ablation.trials(sweep, folder)
     require_same(trials, folder)
@@ -34,26 +42,39 @@ def drive(sweep: Sweep, folder: Path, launcher, log: Callable[[str], None] = pri
     tried: set[Path] = set()
     with lock.held(folder), watched() as asked:
         records.write_json(folder / FOLDER_FILE, ablation.to_json(sweep, trials))
-        shown, told = {}, time.monotonic()
+        shown, told, drawn = {}, time.monotonic(), []
         while True:
-            found = {trial.folder: status_of(trial, sweep.score) for trial in trials}
-            held = {f for f, status in found.items() if status.state == RUNNING}
-            busy = [t for t in trials if t.folder in held or launcher.holds(t)]
+            found = {trial.folder: _status(trial, sweep.score, launcher) for trial in trials}
+            busy = [t for t in trials if found[t.folder].state in (RUNNING, QUEUED)]
             ended = tried | {t.folder for t in busy} | {f for f, status in found.items() if status.state == DONE}
             todo = [t for t in trials if t.folder not in ended]
-            shown = _tell_changes(trials, found, shown, tried, log)
-            if time.monotonic() - told > LINE_SECONDS:
-                told = time.monotonic()
-                for trial in busy:
-                    log(line(trial, found[trial.folder]))
+            if show:
+                lines = table(trials, found, sweep.score)
+                if lines != drawn:
+                    show(lines)
+                    drawn = lines
+            else:
+                shown = _tell_changes(trials, found, shown, tried, log)
+                if time.monotonic() - told > LINE_SECONDS:
+                    told = time.monotonic()
+                    for trial in busy:
+                        log(line(trial, found[trial.folder]))
             if asked.by or not (busy or todo):
                 break
             tried |= {trial.folder for trial in launcher.launch(todo, busy)}
             time.sleep(LOOK_SECONDS)
         if asked.by:
-            launcher.stop(busy)
-            raise Interrupted(f"stopped by {asked.by}; the trials have saved. The same command goes on from there:")
+            said = launcher.stop(busy)
+            raise Interrupted(f"stopped by {asked.by}. {said}The same command goes on from there:")
     return {trial.name: found[trial.folder] for trial in trials}
+
+
+def _status(trial: Trial, score: str, launcher) -> Status:
+    """The state of a trial, as its folder and the launcher know it."""
+    status = status_of(trial, score)
+    if status.state not in (RUNNING, DONE) and launcher.holds(trial):
+        return status._replace(state=QUEUED, error=launcher.note(trial))
+    return status
 
 
 def require_done(found: dict[str, Status]) -> None:
@@ -71,7 +92,7 @@ def _tell_changes(trials: list[Trial], found, shown, tried, log) -> dict[Path, s
     now = {folder: status.state for folder, status in found.items()}
     for trial in trials:
         state, before = now[trial.folder], shown.get(trial.folder, WAITING)
-        if state != before and (state in (RUNNING, DONE) or trial.folder in tried):
+        if state != before and (state in (RUNNING, QUEUED, DONE) or trial.folder in tried):
             log(line(trial, found[trial.folder]))
     return now
 
@@ -88,15 +109,14 @@ def line(trial: Trial, status: Status) -> str:
     return f"{trial.name}: {', '.join(parts)}"
 
 
-def table(sweep: Sweep, folder: Path) -> list[str]:
+def table(trials: list[Trial], found: dict[Path, Status], score: str) -> list[str]:
     """Every trial's state, progress and best score."""
-    trials = ablation.trials(sweep, folder)
     width = max(len(trial.name) for trial in trials)
-    lines = [f"{'trial':{width}}  state    progress  {sweep.score}"]
+    lines = [f"{'trial':{width}}  state    progress  {score}"]
     for trial in trials:
-        status = status_of(trial, sweep.score)
-        score = "" if status.score is None else f"{status.score:.4f}"
+        status = found[trial.folder]
+        best = "" if status.score is None else f"{status.score:.4f}"
         lines.append(
-            f"{trial.name:{width}}  {status.state:7}  {status.progress:8.0%}  {score:8}  {status.error}".rstrip()
+            f"{trial.name:{width}}  {status.state:7}  {status.progress:8.0%}  {best:8}  {status.error}".rstrip()
         )
     return lines

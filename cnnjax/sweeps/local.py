@@ -14,10 +14,9 @@ from cnnjax.sweeps.ablation import Trial
 RUN = Path(__file__).parents[2] / "run.py"
 
 
-def command_of(trial: Trial) -> list[str]:
-    """What runs a trial; from the directory that the sweep was given in."""
-    train = [sys.executable, str(RUN), "train", *trial.arguments, f"--workdir={trial.folder}"]
-    return [sys.executable, "-m", "cnnjax.sweeps.trial", str(trial.folder), *train]
+def train_command(trial: Trial) -> list[str]:
+    """What trains a trial; from the directory that the sweep was given in."""
+    return [sys.executable, str(RUN), "train", *trial.arguments, f"--workdir={trial.folder}"]
 
 
 def gpus() -> list[str]:
@@ -39,6 +38,13 @@ class Local:
         self._started: dict[Path, subprocess.Popen] = {}
         self._slots: dict[Path, int] = {}
 
+    def __str__(self) -> str:
+        return f"{self.parallel} at a time"
+
+    def note(self, trial: Trial) -> str:
+        """Why a trial waits: nothing is to be said of one that has just been started."""
+        return ""
+
     def holds(self, trial: Trial) -> bool:
         """Whether a process of ours is at the trial, also before it has taken hold of it."""
         return trial.folder in self._started and self._started[trial.folder].poll() is None
@@ -52,14 +58,15 @@ class Local:
             self._start(trial, slot)
         return chosen
 
-    def stop(self, busy: list[Trial]) -> None:
-        """Asks the busy trials to save and stop, and waits for them."""
+    def stop(self, busy: list[Trial]) -> str:
+        """Asks the busy trials to save and stop, and waits for them. Returns what is to be said of it."""
         for trial in busy:
             while self.holds(trial) and not process.is_held(trial.folder):
                 time.sleep(0.05)  # it has not come so far that it could be asked
             process.ask_to_stop(trial.folder)
         while any(process.is_held(trial.folder) for trial in busy):
             time.sleep(0.1)
+        return "The trials have saved. " if busy else ""
 
     def _start(self, trial: Trial, slot: int) -> None:
         environment = os.environ | dict(CNNJAX_SLOT=str(slot), PYTHONUNBUFFERED="1")
@@ -68,9 +75,10 @@ class Local:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         trial.folder.mkdir(parents=True, exist_ok=True)
+        around = [sys.executable, "-m", "cnnjax.sweeps.trial", str(trial.folder)]
         self._slots[trial.folder] = slot
         self._started[trial.folder] = subprocess.Popen(
-            [*self._share(slot), *command_of(trial)],
+            [*self._share(slot), *around, *train_command(trial)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ from cnnjax.sweeps import trial as process
 from cnnjax.sweeps.ablation import Trial
 from cnnjax.training.logbook import read_entries
 
-DONE, RUNNING, WAITING, FAILED, STOPPED = "done", "running", "waiting", "failed", "stopped"
+DONE, RUNNING, QUEUED, WAITING, FAILED, STOPPED = "done", "running", "queued", "waiting", "failed", "stopped"
 
 
 class Status(NamedTuple):

@@ -18,19 +18,26 @@ from typing import Any
 
 HOLD, LOG, OUTCOME = ".trial", "trial.log", "outcome.json"
 TAKEN = 75  # the exit code where another process has the trial
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (*TO_END, signal.SIGUSR2)
+PATIENCE = 1.0  # seconds: whoever only looks whether a trial is held has it for an instant
+
+_running: subprocess.Popen | None = None  # the command, for the handlers of signals
 
 
 def hold(folder: Path):
     """The open file that stands for the trial while any process keeps it; None where another one has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / HOLD).open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    file, end = (folder / HOLD).open("a+"), time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > end:
+                file.close()
+                return None
+            time.sleep(0.01)
 
 
 def is_held(folder: Path) -> bool:
@@ -69,8 +76,20 @@ def outcome_of(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def run(folder: Path, command: list[str]) -> int:
-    """Runs the command to its end, or hands it the first signal that comes. Returns its exit code (128 + n: signal n)."""
+def stop_and_wait() -> None:
+    """Has the command that `run` runs save and end. To be called in a handler of a signal: it takes no lock."""
+    if _running is not None:
+        _running.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, _running.pid, os.WEXITED | os.WNOWAIT)
+
+
+def run(folder: Path, command: list[str], signals: tuple[int, ...] = SIGNALS) -> int:
+    """Runs the command to its end; of these signals, each that comes is handed on to it as SIGTERM, at which training saves.
+
+    Returns its exit code (128 + n: signal n).
+    """
+    global _running
     file = hold(folder)
     if file is None:
         return TAKEN
@@ -91,7 +110,8 @@ def run(folder: Path, command: list[str]) -> int:
             pass_fds=(file.fileno(),),
             start_new_session=True,
         )
-        for number in SIGNALS:  # by name, so that Slurm's, too, is the one that training saves at
+        _running = child
+        for number in signals:
             signal.signal(number, lambda *_: child.send_signal(signal.SIGTERM))
         with contextlib.suppress(OSError), (folder / LOG).open("a", errors="replace") as log:
             for line in child.stdout:

@@ -1,0 +1,155 @@
+"""Trials as one Slurm array, submitted by submitit; a trial that meets its time limit saves, is requeued, and goes on."""
+
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+from cnnjax.errors import UserError
+from cnnjax.run_directory import records
+from cnnjax.sweeps import trial as process
+from cnnjax.sweeps.ablation import Trial
+from cnnjax.sweeps.local import RUN, train_command
+
+FOLDER = "slurm"  # of the sweep's: what each array was made of, and submitit's files
+ASK_SECONDS = 3.0  # Slurm is asked no more often than this
+SIGNAL_SECONDS = 90  # before the time limit: enough to finish a step and save
+
+
+class RunTrial:
+    """What an element of the array calls, through submitit."""
+
+    def __call__(self, folder: Path, command: list[str]) -> int:
+        return process.run(folder, command, signals=process.TO_END)  # Slurm's own, USR2, is left to submitit
+
+    def checkpoint(self, folder: Path, command: list[str]):
+        """Called by submitit's handler of USR2: the trial saves and ends; the same job is to be queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        process.stop_and_wait()
+        return DelayedSubmission(self, folder, command)
+
+
+class Slurm:
+    """Hands all trials to Slurm at once; which are in its queue is what `squeue` says, for this driver as for the next.
+
+    Args:
+      folder: the sweep's, on a disk that all nodes see.
+      parallel: how many run at a time, at most (0: as many as Slurm lets).
+      partition, minutes, gpus, cpus: of each trial; '' and 0: what the cluster does by itself.
+      requeues: how often a trial may meet its time limit and go on.
+
+    Raises:
+      UserError: submitit is not installed, there is no Slurm, or no such partition.
+    """
+
+    def __init__(
+        self, folder: Path, parallel: int = 0, partition: str = "", minutes: int = 60, gpus: int = 0, cpus: int = 0,
+        requeues: int = 100,
+    ):  # fmt: skip
+        try:
+            import submitit
+        except ImportError:
+            raise UserError(
+                "--launcher=slurm needs submitit: pip install 'cnnjax[slurm]', or pip install submitit."
+            ) from None
+        for program in ("sbatch", "squeue", "sinfo", "srun"):
+            if shutil.which(program) is None:
+                raise UserError(
+                    f"--launcher=slurm needs Slurm's {program}, which is not here: run this on a login node."
+                )
+        known = _asked("sinfo", "--noheader", "--format=%R").split()
+        if partition and partition not in known:
+            raise UserError(f"There is no partition {partition!r}: Slurm has {', '.join(sorted(set(known)))}.")
+        self._folder, self.parallel = folder / FOLDER, parallel
+        self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=requeues)
+        given = dict(partition=partition, gpus_per_node=gpus, cpus_per_task=cpus)
+        path = os.pathsep.join(filter(None, [str(RUN.parent), os.environ.get("PYTHONPATH", "")]))
+        self._parameters = {name: value for name, value in given.items() if value} | dict(
+            time=minutes,
+            signal_delay_s=min(SIGNAL_SECONDS, 30 * minutes),
+            setup=[f"export PYTHONPATH={shlex.quote(path)} PYTHONUNBUFFERED=1"],
+            stderr_to_stdout=True,
+            additional_parameters=dict(requeue=True),
+        )
+        self._queued: dict[Path, str] = {}
+        self._asked_at = 0.0
+
+    def __str__(self) -> str:
+        return "by Slurm" + (f", {self.parallel} at a time" if self.parallel else "")
+
+    def holds(self, trial: Trial) -> bool:
+        """Whether the trial is in Slurm's queue: waiting, running, or ending."""
+        if time.monotonic() - self._asked_at > ASK_SECONDS:
+            self._queued, self._asked_at = self._queue(), time.monotonic()
+        return trial.folder in self._queued
+
+    def note(self, trial: Trial) -> str:
+        """Why a trial waits, as Slurm has it."""
+        return self._queued.get(trial.folder, "")
+
+    def launch(self, waiting: list[Trial], busy: list[Trial]) -> list[Trial]:
+        """Submits all that wait as one array, and returns them.
+
+        Raises:
+          UserError: Slurm refuses, as it does it.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if not waiting:
+            return []
+        # Written before, and found again by the name: a driver may be killed at the very instant of the submission.
+        name = f"cnnjax-{uuid.uuid4().hex[:12]}"
+        records.write_json(self._folder / f"{name}.json", [str(trial.folder) for trial in waiting])
+        parallel = dict(array_parallelism=self.parallel or len(waiting))
+        self._executor.update_parameters(**self._parameters, **parallel, job_name=name)
+        try:
+            self._executor.map_array(RunTrial(), [t.folder for t in waiting], [train_command(t) for t in waiting])
+        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+            said = re.findall(r"error: (.+)", str(error)) or [str(error).strip().splitlines()[-1]]
+            raise UserError(f"Slurm did not take the trials: {said[-1].strip()}") from None
+        self._queued |= {trial.folder: "PENDING" for trial in waiting}
+        self._asked_at = time.monotonic()
+        return waiting
+
+    def stop(self, busy: list[Trial]) -> str:
+        """Leaves the trials to Slurm; says how to end them."""
+        if not busy:
+            return ""
+        names = ",".join(sorted(path.stem for path in self._folder.glob("cnnjax-*.json")))
+        return f"{len(busy)} trials stay in Slurm's queue (scancel --name={names} ends them, and each saves). "
+
+    def _queue(self) -> dict[Path, str]:
+        """{a trial's folder: what Slurm says of it}; as before, where Slurm does not answer."""
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+            found = _asked("squeue", "--noheader", "--array", f"--user={user}", "--format=%j|%K|%T|%r")
+        except UserError:
+            return self._queued
+        queued = {}
+        for line in found.splitlines():
+            name, index, state, reason = line.strip().split("|", 3)
+            try:
+                folders = json.loads((self._folder / f"{name}.json").read_text())
+            except (OSError, ValueError):
+                continue  # of another sweep
+            place = int(index) if index.isdigit() else 0
+            if place < len(folders):
+                queued[Path(folders[place])] = state if reason == "None" else f"{state}, {reason}"
+        return queued
+
+
+def _asked(*command: str) -> str:
+    """What a program of Slurm's prints. Raises UserError where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        raise UserError(f"Slurm does not answer: {said[-1] if said else error}") from None
+    return done.stdout

@@ -1,0 +1,158 @@
+"""Sweeps as arrays of a real Slurm, which these tests start where Debian's packages slurm-wlm and munge are installed."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnjax.errors import UserError
+from cnnjax.sweeps import slurm
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("cluster", Path(__file__).with_name("cluster.py"))
+cluster = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(cluster)
+needs_slurm = pytest.mark.skipif(
+    not cluster.is_installed(), reason="there is no Slurm here: apt-get install slurm-wlm munge"
+)
+SWEEP = """
+from cnnjax.sweeps.ablation import Sweep, values
+
+def get_sweep():
+    return Sweep(
+        base="experiments/digits.py", hypothesis="Small ones do.", seeds=(0,),
+        common={{"model.channels": (4, 8), "model.blocks": 1, "steps": {steps}, "log_every": 5, "evaluate_every": 50.0}},
+        factors=dict(rate=values("optimizer.learning_rate", {rates})),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    with cluster.started(tmp_path_factory.mktemp("slurm")) as found:
+        yield os.environ | found | dict(XLA_FLAGS="")
+
+
+@pytest.fixture
+def sweep(tmp_path, environment, own_cache):
+    """The command of a sweep, and a function that runs it (or another one) to its end."""
+
+    def write(rates="1e-3, 2e-3", steps=15):
+        file = tmp_path / "sweep.py"
+        file.write_text(SWEEP.format(rates=rates, steps=steps))
+        flags = [f"--config={file}", f"--workdir={tmp_path / 'out'}", "--launcher=slurm"]
+        return [sys.executable, "run.py", "sweep", *flags]
+
+    return write
+
+
+def run(command, environment, code=0):
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.2)
+
+
+def starts(folder):
+    return [start["step"] for start in json.loads((folder / "environment.json").read_text())["starts"]]
+
+
+def queue(environment):
+    return subprocess.run(["squeue", "-h", "-r"], env=environment, capture_output=True, text=True).stdout.splitlines()
+
+
+@needs_slurm
+def test_an_array_outlives_its_driver_and_the_next_one_adopts_it(sweep, tmp_path, environment):
+    command, out = sweep(rates="1e-3, 2e-3, 1e30"), tmp_path / "out"
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: queue(environment))  # submitted at this very instant
+    driver.kill()
+    driver.wait()
+    text = run(command, environment, code=1)
+    submitted = [folder for path in out.glob("slurm/cnnjax-*.json") for folder in json.loads(path.read_text())]
+    assert submitted.count(str(out / "base" / "seed0")) == 1, "a trial was submitted twice"
+    assert "| base | 1 of 1 |" in text and "| rate=0.002 | 1 of 1 |" in text and "| rate=1e+30 | 0 of 1 |" in text
+    assert "is not finite" in text and "1 of 3 trials failed" in text
+    assert [starts(out / name / "seed0") for name in ("base", "rate=0.002")] == [[0], [0]]
+    run(command, environment, code=1)
+    assert [starts(out / name / "seed0") for name in ("base", "rate=0.002", "rate=1e+30")] == [[0], [0], [0, 0]]
+
+
+@needs_slurm
+def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, environment):
+    """USR2 is what sbatch --signal sends before the time limit."""
+    command, folder = [*sweep(steps=1500), "--parallel=1"], tmp_path / "out" / "base" / "seed0"
+    driver = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
+    job = next(line.split()[0] for line in queue(environment) if line.split()[0].endswith("_0"))
+    subprocess.run(["scancel", "--signal=USR2", job], env=environment, check=True)
+
+    def requeued():
+        shown = subprocess.run(["scontrol", "show", "job", job], env=environment, capture_output=True, text=True).stdout
+        return "Restarts=1" in shown
+
+    until(requeued)
+    (stopped_at,) = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
+    assert 0 < stopped_at < 1500
+    # Slurm lets what it requeued wait for two minutes; not here.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
+    text, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, text
+    assert "base seed 0: queued" in text and "base seed 0: done" in text
+    assert starts(folder) == [0, stopped_at]
+
+
+@needs_slurm
+def test_a_driver_that_is_asked_to_stop_leaves_its_trials_to_slurm(sweep, tmp_path, environment):
+    command = sweep(steps=200000)
+    driver = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "out" / "base" / "seed0"
+    until(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 3 and "2 trials stay in Slurm's queue (scancel --name=cnnjax-" in said
+    names = said.split("scancel --name=")[1].split(" ")[0]
+    subprocess.run(["scancel", f"--name={names}"], env=environment, check=True)
+    until(lambda: not queue(environment))
+    assert [p for p in (folder / "checkpoints").iterdir() if p.name.isdigit()], "it did not save"
+    assert "stopped" in run([*command, "--status"], environment)
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--partition=nowhere"], "There is no partition 'nowhere': Slurm has short."),
+        (["--cpus=4096"], "Slurm did not take the trials: "),
+        (["--minutes=0"], "--minutes must be at least 1."),
+        (["--gpus=two"], "--gpus must be a whole number, not 'two'."),
+    ],
+)
+def test_what_slurm_cannot_do_is_said_in_a_line(sweep, environment, flags, said):
+    text = run([*sweep(), *flags], environment, code=2)
+    assert said in text and len(text.strip().splitlines()) <= 3, text
+
+
+def test_without_slurm_or_submitit_it_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="needs Slurm's sbatch, which is not here"):
+        slurm.Slurm(tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="needs submitit: pip install"):
+        slurm.Slurm(tmp_path)
