@@ -9,6 +9,7 @@ All raise Unsupported while they are traced, where oneDNN has no primitive for t
 
 import functools
 from collections.abc import Callable, Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 
 from cnnjax.kernels.onednn import primitives
 from cnnjax.kernels.onednn.handler import TARGET, bridge
-from cnnjax.kernels.onednn.library import Unsupported, bfloat16_pays
+from cnnjax.kernels.onednn.library import Unsupported, alone_up_to, bfloat16_pays
 from cnnjax.kernels.onednn.primitives import TYPES, Builder
 from cnnjax.kernels.window import Window
 
@@ -28,11 +29,18 @@ def computes_in(dtype) -> np.dtype:
     return jnp.dtype(jnp.bfloat16 if dtype == jnp.bfloat16 and bfloat16_pays() else jnp.float32)
 
 
-def _call(builder: Callable, arguments: tuple, out: Sequence[jax.ShapeDtypeStruct], inputs: Sequence[jax.Array]):
-    """Runs what `builder(Builder, *arguments)` builds; several results are a list, one is itself."""
+def _call(
+    builder: Callable,
+    arguments: tuple,
+    out: Sequence[jax.ShapeDtypeStruct],
+    inputs: Sequence[jax.Array],
+    alone: bool = False,
+):
+    """Runs what `builder(Builder, *arguments)` builds, in one thread if `alone`; several results are a list, one is itself."""
     link = bridge()
-    what = f"{builder.__name__}{arguments!r}"
-    key, further = link.key(what, lambda: builder(Builder(link.onednn), *arguments))
+    threads = 1 if alone else link.onednn.cores
+    what = f"{builder.__name__}{arguments!r} by {threads}"
+    key, further = link.key(what, lambda: builder(Builder(link.onednn), *arguments), threads)
     room = [jax.ShapeDtypeStruct((size,), jnp.uint8) for size in further]
     results = jax.ffi.ffi_call(TARGET, [*out, *room])(*inputs, key=np.int64(key))
     return results[: len(out)] if len(out) > 1 else results[0]
@@ -45,11 +53,13 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, x, w, y, window: Window, 
     depthwise = groups == x[-1] > 1  # one product a value: the conversions cost more than they bring
     # Of a picture that is smaller than a stride oneDNN 3.2 reads beyond the end, in weight gradients of bfloat16.
     beyond = any(size < stride for size, stride in zip(x[1:-1], window.strides))
-    if depthwise or beyond:
+    narrow = x[-1] == 1  # what multiplies bfloat16 takes channels in pairs and more: most of it would be zeros
+    if depthwise or beyond or narrow:
         dtype = jnp.dtype(jnp.float32)
     arguments = (kind, x, w, y, TYPES[dtype.name], window, groups)
     out = jax.ShapeDtypeStruct(shape, dtype)
-    return _call(primitives.convolution, arguments, [out], (a.astype(dtype), b.astype(dtype))).astype(a.dtype)
+    alone = prod(y) * prod(w[:-1]) <= alone_up_to(dtype.name)
+    return _call(primitives.convolution, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
 def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) -> jax.Array:
@@ -58,7 +68,8 @@ def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) ->
     dtype = computes_in(a.dtype)
     arguments = (a.shape, b.shape, shape, TYPES[dtype.name], transpose_a, transpose_b)
     out = jax.ShapeDtypeStruct(shape, dtype)
-    return _call(primitives.product, arguments, [out], (a.astype(dtype), b.astype(dtype))).astype(a.dtype)
+    alone = a.size * shape[1] <= alone_up_to(dtype.name)
+    return _call(primitives.product, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
 def max_pool_gradient(dy: jax.Array, place: jax.Array, x: tuple[int, ...], window: Window, size: tuple[int, ...]):

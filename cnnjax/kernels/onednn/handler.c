@@ -18,14 +18,15 @@ struct frame { i64 size; struct extension *extension; struct api *api; i64 conte
 /* What Python built: see `Bridge` in handler.py. */
 struct bind { i64 memory, is_result, index; };
 struct run { i64 primitive, count, args; };
-struct state { i64 binds, runs; struct bind items[]; };
+struct state { i64 binds, runs, threads; struct bind items[]; };
 struct table {
   i64 mutex[8];
   int (*set_data_handle)(i64, void *), (*execute)(i64, i64, i64, i64), (*wait)(i64);
   i64 stream;
   void *error;
   int (*lock)(void *), (*unlock)(void *);
-  i64 mask;
+  void (*set_threads)(int);
+  i64 mask, free[7];
   struct { i64 key; struct state *state; } slots[];
 };
 
@@ -47,6 +48,7 @@ i64 handler(struct frame *frame) {
   struct state *state = table->slots[slot].state;
   int failed = 0;
   table->lock(table->mutex); /* primitives own their memory objects: one call at a time */
+  table->set_threads(state->threads);
   for (struct bind *b = state->items; b < state->items + state->binds; b++)
     failed |= table->set_data_handle(b->memory, (b->is_result ? &frame->rets : &frame->args)->items[b->index]->data);
   struct run *runs = (struct run *)(state->items + state->binds);

@@ -22,7 +22,7 @@ from cnnjax.kernels.onednn.primitives import Call
 
 TARGET = "cnnjax_onednn"
 VERSIONS = ((0, 3), (0, 4))  # of XLA's FFI (jaxlib 0.10, 0.11), whose structures agree in all that handler.c reads
-SLOTS = 1 << 14
+SLOTS, FIRST = 1 << 14, 24  # of the table: how many, and where they begin
 INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 
 # handler.c, compiled by `make handler`; the placeholder stands for the table's address.
@@ -30,12 +30,12 @@ PLACEHOLDER = bytes.fromhex("8877665544332211")
 CODE = bytes.fromhex(
     """
     4157415641554154554889fd5348bb88776655443322114883ec18488b47084885c0742483780801751e488b5710488b40188b4a208b5224
-    89501c31d2894818895020e906010000488b85a0000000488b7b78488b00488b4008488b084889f84821c84889c248c1e2044801da488bb2
-    800000004839ce74114885f60f84b000000048ffc04821f8ebd94c8bb2880000004889df4531e4ff5368488d452848890424498d56104989
-    d54d6b06184e8d3c024d39fd733c49837d0800488b4b40488b04247404488d4550498b7510488b402048895424084983c518498b7de8488b
-    04f0488b7018ffd1488b5424084109c4ebb74d89fd496b460818488b73584c01f84939c57318498b4d10498b55084983c518498b7de8ff53
-    484109c4ebd74889f7ff53504889df4109c4ff53704585e4741c488b4510488b7b60488b40304883c4185b5d415c415d415e415fffe04883
-    c41831c05b5d415c415d415e415fc3
+    89501c31d2894818895020e910010000488b85a0000000488bbb80000000488b00488b4008488b084889f84821c84889c248c1e2044801da
+    488bb2c00000004839ce74114885f60f84b700000048ffc04821f8ebd94c8bb2c80000004889df4531e4ff5368418b7e10ff5378488d4528
+    498d5618488904244989d54d6b06184e8d3c024d39fd733c49837d0800488b4b40488b04247404488d4550498b7510488b40204889542408
+    4983c518498b7de8488b04f0488b7018ffd1488b5424084109c4ebb74d89fd496b460818488b73584c01f84939c57318498b4d10498b5508
+    4983c518498b7de8ff53484109c4ebd74889f7ff53504889df4109c4ff53704585e4741c488b4510488b7b60488b40304883c4185b5d415c
+    415d415e415fffe04883c41831c05b5d415c415d415e415fc3
     """
 )
 
@@ -53,8 +53,8 @@ class Bridge:
         address = lambda function: ctypes.cast(function, ctypes.c_void_p).value
         message = ctypes.addressof(self._kept(ctypes.c_char, b"a oneDNN primitive failed\0"))
         error = ctypes.addressof(self._kept(ctypes.c_int64, [32, 0, message, INTERNAL]))
-        self._table = self._kept(ctypes.c_int64, [0] * (16 + 2 * SLOTS))
-        self._table[8:16] = [
+        self._table = self._kept(ctypes.c_int64, [0] * (FIRST + 2 * SLOTS))
+        self._table[8:17] = [
             onednn.address("memory_set_data_handle"),
             onednn.address("primitive_execute"),
             onednn.address("stream_wait"),
@@ -62,6 +62,7 @@ class Bridge:
             error,
             address(self._libc.pthread_mutex_lock),
             address(self._libc.pthread_mutex_unlock),
+            address(onednn.openmp.omp_set_num_threads),
             SLOTS - 1,
         ]
         code = _executable(CODE.replace(PLACEHOLDER, ctypes.addressof(self._table).to_bytes(8, "little")))
@@ -73,8 +74,10 @@ class Bridge:
         array[:] = values
         return array
 
-    def key(self, what: str, build: Callable[[], Call]) -> tuple[int, list[int]]:
+    def key(self, what: str, build: Callable[[], Call], threads: int) -> tuple[int, list[int]]:
         """(the key of a call, the sizes in bytes of its further results). It is built when it is first asked for.
+
+        So many threads work at it, always: oneDNN divides the work when a primitive is made.
 
         Raises:
           Unsupported: by `build`.
@@ -83,28 +86,29 @@ class Bridge:
             if what not in self._keys:
                 digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
                 key = int.from_bytes(digest, "little", signed=True) | 1  # 0 marks an empty slot
-                call = build()
-                self._add(key, call)
+                with self.onednn.threads(threads):
+                    call = build()
+                self._add(key, call, threads)
                 self._keys[what] = key, [size for _, size in call.further]
             return self._keys[what]
 
-    def _add(self, key: int, call: Call) -> None:
+    def _add(self, key: int, call: Call, threads: int) -> None:
         if len(self._keys) >= SLOTS // 2:
             raise RuntimeError(f"More than {SLOTS // 2} different kernels in one process.")
         results = [*call.results, *(memory for memory, _ in call.further)]
-        values = [len(call.arguments) + len(results), len(call.runs)]
+        values = [len(call.arguments) + len(results), len(call.runs), threads]
         for is_result, memories in enumerate((call.arguments, results)):
             values += [value for index, memory in enumerate(memories) for value in (memory, is_result, index)]
         for primitive, arguments in call.runs:
             pairs = self._kept(ctypes.c_int64, [value for pair in arguments for value in pair])
             values += [primitive, len(arguments), ctypes.addressof(pairs)]
         slot = key & (SLOTS - 1)
-        while self._table[16 + 2 * slot]:
-            if self._table[16 + 2 * slot] == key:
+        while self._table[FIRST + 2 * slot]:
+            if self._table[FIRST + 2 * slot] == key:
                 raise RuntimeError("Two different kernels have the same key.")
             slot = (slot + 1) & (SLOTS - 1)
-        self._table[17 + 2 * slot] = ctypes.addressof(self._kept(ctypes.c_int64, values))
-        self._table[16 + 2 * slot] = key  # last: readers take no lock
+        self._table[FIRST + 1 + 2 * slot] = ctypes.addressof(self._kept(ctypes.c_int64, values))
+        self._table[FIRST + 2 * slot] = key  # last: readers take no lock
 
 
 @functools.cache

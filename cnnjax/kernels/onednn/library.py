@@ -1,11 +1,13 @@
 """oneDNN, the library of CNN primitives that Intel keeps, through its C interface (oneDNN 3.2, wheel onednn-cpu-gomp)."""
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 WHEEL = "onednn-cpu-gomp"
@@ -25,8 +27,9 @@ class Unsupported(Exception):
 class OneDNN:
     """The loaded library: a CPU engine, a stream, and calls that raise Unsupported instead of returning a status."""
 
-    def __init__(self, library: ctypes.CDLL):
-        self.library = library
+    def __init__(self, library: ctypes.CDLL, openmp: ctypes.CDLL):
+        self.library, self.openmp = library, openmp
+        self.cores = openmp.omp_get_max_threads()
         library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
         library.dnnl_primitive_desc_query_md.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
@@ -41,6 +44,15 @@ class OneDNN:
         if status:
             raise Unsupported(f"oneDNN's {name} answered {status}.")
         return handle
+
+    @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """What this thread makes inside will be computed by so many."""
+        self.openmp.omp_set_num_threads(count)
+        try:
+            yield
+        finally:
+            self.openmp.omp_set_num_threads(self.cores)
 
     def address(self, name: str) -> int:
         """Where the function `dnnl_{name}` stands."""
@@ -60,12 +72,12 @@ def load() -> OneDNN:
         raise Unavailable("this CPU has no AVX2")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when libgomp is loaded
     try:
-        ctypes.CDLL("libgomp.so.1")
+        openmp = ctypes.CDLL("libgomp.so.1")
     except OSError:
         raise Unavailable("the system's libgomp.so.1 is missing: install the package libgomp1") from None
     path = _path()
     try:
-        return OneDNN(ctypes.CDLL(str(path)))
+        return OneDNN(ctypes.CDLL(str(path)), openmp)
     except (OSError, AttributeError, Unsupported) as error:
         raise Unavailable(f"{path} cannot be used ({error}): pip install --force-reinstall {WHEEL}") from None
 
@@ -91,6 +103,13 @@ def bfloat16_pays() -> bool:
     """Does the CPU multiply bfloat16 faster than float32? With AMX, and AMD's AVX-512 (but not Intel's without AMX)."""
     flags = cpu_flags()
     return "amx_bf16" in flags or ("avx512_bf16" in flags and _cpu("vendor_id") == "AuthenticAMD")
+
+
+def alone_up_to(type_: str) -> float:
+    """Multiply-adds up to which one thread is faster than several, which must first be woken: some 0.1 ms of work."""
+    if type_ != "bfloat16":
+        return 8e6
+    return 4e7 if "amx_bf16" in cpu_flags() else 1.6e7
 
 
 @functools.cache
