@@ -14,6 +14,16 @@ KILLED = 130  # the shell's own code for Ctrl-C
 
 def main(argv: list[str]) -> int:
     """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse, 3 stopped as asked."""
+    code = _code_of(argv)
+    if "jax" in sys.modules:
+        from cnnjax import processes
+
+        processes.leave(code)
+    return code
+
+
+def _code_of(argv: list[str]) -> int:
+    """Runs the verb, and says in a line what ended it."""
     try:
         return _dispatch(argv[1:])
     except UserError as error:

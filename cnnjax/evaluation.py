@@ -51,9 +51,13 @@ def evaluate(
     batch_size: int,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """The task's sums over a split, added up in float64. `eval_step` is compiled; `check()`, called at each batch, may raise."""
+    """The task's sums over a split, added up in float64. `eval_step` is compiled; `check()`, called at each batch, may raise.
+
+    Of several processes, each reads its own rows, and all have the sums of all.
+    """
     totals: dict[str, np.ndarray] = {}
-    for _, sums, _ in _outputs(eval_step, variables, split, layout, batch_size):
+    rows = parallel.local_rows(layout, batch_size)
+    for _, sums, _ in _outputs(eval_step, variables, split, layout, batch_size, rows, None):
         check()
         sums = jax.device_get(sums)
         totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
@@ -69,12 +73,17 @@ def evaluate_in_full(
     task,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """As `evaluate`, and what the task finds by looking at each example: (sums, examples to show)."""
+    """As `evaluate`, and what the task finds by looking at each example: (sums, examples to show).
+
+    Of several processes, each looks at every example.
+    """
     totals: dict[str, np.ndarray] = {}
+    rows = parallel.local_rows(layout, batch_size)
 
     def looked_at() -> Iterator[tuple[int, dict, np.ndarray]]:
         nonlocal totals
-        for number, (batch, sums, predictions) in enumerate(_outputs(eval_step, variables, split, layout, batch_size)):
+        outputs = _outputs(eval_step, variables, split, layout, batch_size, None, rows)
+        for number, (batch, sums, predictions) in enumerate(outputs):
             check()
             sums, predictions = jax.device_get((sums, predictions))
             totals = {name: totals.get(name, 0) + np.asarray(value, np.float64) for name, value in sums.items()}
@@ -84,13 +93,17 @@ def evaluate_in_full(
     return totals | further, examples
 
 
-def _outputs(eval_step, variables, split, layout, batch_size) -> Iterator[tuple[dict, dict, Any]]:
-    """Each batch (on the host) with its outputs (on the device), the next one already under way."""
+def _outputs(eval_step, variables, split, layout, batch_size, read, kept) -> Iterator[tuple[dict, dict, Any]]:
+    """Each batch (on the host) with its outputs (on the device), the next one already under way.
+
+    `read` rows of a batch are read, and `kept` ones of these are this process's; None: all.
+    """
     under_way = None
-    batch_of = pipeline.EvaluationBatch(split, batch_size)
+    batch_of = pipeline.EvaluationBatch(split, batch_size, read)
     with pipeline.batches(batch_of, 0, batch_of.count) as batches:
         for batch in batches:
-            outputs = eval_step(variables, parallel.place(layout, batch))
+            own = batch if kept is None else {name: array[kept] for name, array in batch.items()}
+            outputs = eval_step(variables, parallel.place(layout, own))
             if under_way:
                 yield under_way
             under_way = (batch, *outputs)

@@ -8,6 +8,9 @@ the batch is divided among all devices; parameters and optimizer state among tho
 
 A state is laid out by the shapes of its arrays alone, so a checkpoint of one layout goes on with any other.
 
+Several processes share one mesh (`cnnjax.processes`): each reads the rows of a batch that its own devices hold
+(`local_rows`), and what all of them must know, every process has.
+
 A layout also says which kernels the step is traced with: on one CPU device faster ones than XLA's (`cnnjax.kernels`).
 """
 
@@ -21,6 +24,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnjax import kernels as kernel_paths
+from cnnjax import processes
 from cnnjax.cache import cache_dir, remove_broken_programs
 from cnnjax.errors import UserError
 
@@ -57,13 +61,16 @@ def layout(
     """A mesh over the first `devices` devices (0: all), groups of `fsdp` of which (0: all) share one copy of the state.
 
     Raises:
-      UserError: there are fewer devices, or they cannot be grouped so, or the kernels asked for cannot work with them.
+      UserError: there are fewer devices, or they cannot be grouped so, or the kernels asked for cannot work with them; of
+        several processes, some would have none, or `pmap` is asked for.
     """
     found = jax.devices()
     if devices > len(found):
         raise UserError(
             f"config.devices is {devices}, but there are {len(found)} ({found[0].platform}): use at most that many."
         )
+    if processes.count() > 1:
+        _check_for_processes(devices, len(found), compile_with)
     chosen = found[: devices or len(found)]
     fsdp = fsdp or len(chosen)
     if len(chosen) % fsdp:
@@ -79,6 +86,17 @@ def layout(
     path, why = kernel_paths.choose(kernels, len(chosen), chosen[0].platform)
     batch = sharding(PartitionSpec((DATA, FSDP)))
     return Layout(mesh, compile_with, sharding(PartitionSpec()), batch, options, path, why)
+
+
+def _check_for_processes(devices: int, found: int, compile_with: str) -> None:
+    """What a run of several processes cannot do."""
+    if devices not in (0, found):
+        raise UserError(
+            f"config.devices={devices}, but the {processes.count()} processes have {found} together, and use all of them: "
+            "leave it at 0."
+        )
+    if compile_with == "pmap":
+        raise UserError("config.compile_with=pmap serves one process: with several take config.compile_with=jit.")
 
 
 def check_divisible(layout: Layout, batch_size: int, name: str, parts: int = 1) -> None:
@@ -113,18 +131,52 @@ def shardings(layout: Layout, tree: Any) -> Any:
 
 
 def place_state(layout: Layout, state: Any) -> Any:
-    """Puts a state where `shardings` says."""
-    return jax.device_put(state, shardings(layout, state))
+    """Puts a state, which every process has whole, where `shardings` says."""
+    return _spread(state, shardings(layout, state))
 
 
 def replicate(layout: Layout, tree: Any) -> Any:
-    """Puts host arrays on every device."""
-    return jax.device_put(tree, layout.replicated)
+    """Puts host arrays, which every process has, on every device."""
+    return _spread(tree, jax.tree.map(lambda _: layout.replicated, tree))
+
+
+def _spread(tree: Any, where: Any) -> Any:
+    """Puts arrays that every process has where they belong; each process fills the devices that it has."""
+    if processes.count() == 1:
+        return jax.device_put(tree, where)
+
+    def spread(array, sharding):
+        if jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
+            numbers = spread(jax.random.key_data(array), sharding)
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(array))
+        array = np.asarray(jax.device_get(array))
+        with jax.transfer_guard("allow"):
+            return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+    return jax.tree.map(spread, tree, where)
+
+
+def local_rows(layout: Layout, batch_size: int) -> np.ndarray | None:
+    """Which rows of a batch the devices of this process hold, in order; None where it is alone, and they hold all."""
+    if processes.count() == 1:
+        return None
+    parts = layout.split.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
 
 
 def place(layout: Layout, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Divides a batch among the devices."""
-    return jax.device_put(batch, layout.split)
+    """Divides a batch among the devices. Of several processes, each gives its `local_rows`."""
+    if processes.count() == 1:
+        return jax.device_put(batch, layout.split)
+    share = layout.size / len(layout.split.addressable_devices)
+
+    def placed(rows):
+        if isinstance(rows, jax.Array):  # of all, on the devices already
+            return jax.device_put(rows, layout.split)
+        with jax.transfer_guard("allow"):  # asked for in these words
+            return jax.make_array_from_process_local_data(layout.split, rows, (round(len(rows) * share), *rows.shape[1:]))
+
+    return jax.tree.map(placed, batch)
 
 
 def place_for_training(layout: Layout, batch: dict) -> dict[str, jax.Array]:
@@ -132,6 +184,16 @@ def place_for_training(layout: Layout, batch: dict) -> dict[str, jax.Array]:
     if layout.compile_with == "pmap":
         batch = jax.tree.map(lambda x: x.reshape(layout.size, -1, *x.shape[1:]), batch)
     return place(layout, batch)
+
+
+def greatest(layout: Layout) -> Callable[[np.ndarray], jax.Array]:
+    """`f(values [n] int32) -> [n]`: the greatest that any process gives, on its way to all of them.
+
+    All call it in the same order. The result is there when the devices have done what they were given before.
+    """
+    compiled = jax.jit(lambda values: values.max(0), in_shardings=layout.split, out_shardings=layout.replicated)
+    devices = len(layout.split.addressable_devices)
+    return lambda values: compiled(place(layout, dict(all=np.tile(np.int32(values), (devices, 1))))["all"])
 
 
 def _with_kernels(layout: Layout, step: Callable) -> Callable:
@@ -196,7 +258,8 @@ def held_megabytes(tree: Any) -> float:
 def describe(layout: Layout) -> str:
     """'jit, data=2 x fsdp=4'."""
     data, fsdp = layout.mesh.shape[DATA], layout.mesh.shape[FSDP]
-    return f"{layout.compile_with}, data={data}" + (f" x fsdp={fsdp}" if fsdp > 1 else "")
+    shared = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
+    return f"{layout.compile_with}, data={data}" + (f" x fsdp={fsdp}" if fsdp > 1 else "") + shared
 
 
 def use_compilation_cache() -> None:

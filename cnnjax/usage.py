@@ -108,7 +108,16 @@ FLAGS = dict(
         Flag("layer", None, "whose field of view the picture shows; default: the last with positions"),
         Flag("image", None, "FILE: the image to draw over; default: plain grey"),
     ),
-    train=(WORKDIR,),
+    train=(
+        WORKDIR,
+        Flag(
+            "coordinator",
+            None,
+            "of several processes, where process 0 waits: HOST:PORT; auto: as a TPU pod says; Slurm needs none",
+        ),
+        Flag("processes", None, "how many processes are one run"),
+        Flag("process", None, "which of them this is, from 0"),
+    ),
     sweep=(
         Flag("workdir", None, "the folder of the sweep; default: runs/NAME"),
         Flag("launcher", "local", "where trials run: processes of this machine, or a Slurm array", ("local", "slurm")),

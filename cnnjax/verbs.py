@@ -24,25 +24,28 @@ OTHER_DATA = tuple(
 
 
 def train(arguments: list[str]) -> int:
-    from cnnjax import experiment, launch
+    from cnnjax import experiment, launch, processes
     from cnnjax.parallel import use_compilation_cache
     from cnnjax.training import opening
     from cnnjax.training.initial import require_source
     from cnnjax.training.loop import fit
 
-    line = launch.parse(arguments, (WORKDIR,))
+    line = launch.parse(arguments, FLAGS["train"])
     _no_arguments(line)
     config = _required(line, "train")
+    place = processes.place_of(*(line.flags[name] for name in ("coordinator", "processes", "process")))
     workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
     for section, name in ((config.data, "data_dir"), (config, "init_from")):
         if getattr(section, name):  # the run is read again from elsewhere
             setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
     require_source(config, workdir)
     use_compilation_cache()
-    built = experiment.build(config, opening.known_data(workdir))
-    for text in describe(built, workdir):
-        print(text)
-    fit(built, workdir)
+    with processes.together(place):
+        opening.require_same_config(config)
+        built = experiment.build(config, opening.known_data(workdir))
+        for text in describe(built, workdir) if processes.is_main() else ():
+            print(text)
+        fit(built, workdir)
     return 0
 
 

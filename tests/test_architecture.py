@@ -10,7 +10,7 @@ PACKAGE = ROOT / "cnnjax"
 
 # A room uses what stands on lower floors. Rooms on one floor do not import each other.
 FLOORS = [
-    {"errors", "knobs", "cache", "xla", "memory"},  # foundations: knobs and cache use errors
+    {"errors", "knobs", "cache", "xla", "memory", "processes"},  # foundations: knobs and cache use errors
     {"config", "kernels"},
     {"layers", "tasks", "data", "optimizers", "inspection"},
     {"models", "parallel", "run_directory", "tiling"},

@@ -2,6 +2,7 @@
 
 A training batch is a dict of `image` `[B, H, W, C]` as stored, `label` `[B]` int32 (or `mask` `[B, H, W]` uint8), `weight` `[B]` float32 of ones and
 `position` `[B]` int32, the example's place in the batch (the source of its randomness). Batch n is a function of (seed, n).
+Of several processes, each reads those rows of a batch that its own devices hold.
 """
 
 import collections
@@ -95,9 +96,8 @@ def statistics(split: Split | Scenes) -> Statistics:
     )
 
 
-def _with_places(batch: Batch) -> Batch:
-    size = len(batch["image"])
-    return batch | dict(weight=np.ones(size, np.float32), position=np.arange(size, dtype=np.int32))
+def _with_places(batch: Batch, places: np.ndarray) -> Batch:
+    return batch | dict(weight=np.ones(len(places), np.float32), position=places.astype(np.int32))
 
 
 class TrainBatch(NamedTuple):
@@ -106,14 +106,22 @@ class TrainBatch(NamedTuple):
     split: Split
     seed: int
     batch_size: int
+    rows: np.ndarray | None = None  # which are read, in order; None: all
+
+    @property
+    def places(self) -> np.ndarray:
+        return np.arange(self.batch_size) if self.rows is None else self.rows
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which examples the rows hold."""
+        return batch_indices(self.seed, int(step), self.batch_size, self.split.size)[self.places]
 
     def __call__(self, step: int) -> Batch:
-        indices = batch_indices(self.seed, int(step), self.batch_size, self.split.size)
+        indices = self.indices(step)
         if self.split.draw is None:
-            return _with_places(self.split.read(indices))
-        return _with_places(
-            self.split.draw(indices, batch_epochs(int(step), self.batch_size, self.split.size), self.seed)
-        )
+            return _with_places(self.split.read(indices), self.places)
+        epochs = batch_epochs(int(step), self.batch_size, self.split.size)[self.places]
+        return _with_places(self.split.draw(indices, epochs, self.seed), self.places)
 
 
 class EvaluationBatch(NamedTuple):
@@ -121,14 +129,16 @@ class EvaluationBatch(NamedTuple):
 
     split: Split
     batch_size: int
+    rows: np.ndarray | None = None  # which are read, in order; None: all
 
     @property
     def count(self) -> int:
         return -(-self.split.size // self.batch_size)
 
     def __call__(self, n: int) -> Batch:
-        places = np.arange(self.batch_size) + int(n) * self.batch_size
-        batch = _with_places(self.split.read(np.minimum(places, self.split.size - 1)))
+        rows = np.arange(self.batch_size) if self.rows is None else self.rows
+        places = rows + int(n) * self.batch_size
+        batch = _with_places(self.split.read(np.minimum(places, self.split.size - 1)), rows)
         return batch | dict(weight=(places < self.split.size).astype(np.float32))
 
 
@@ -186,13 +196,12 @@ def resident_batches(
     """
     import jax  # here, so that reading workers do not load it
 
-    split = batch.split
-    resident = replicate(in_memory(split).read.arrays)
+    resident = replicate(in_memory(batch.split).read.arrays)
     places = place({k: v for k, v in batch(start).items() if k in ("weight", "position")}) if stop > start else {}
     gather = jax.jit(lambda arrays, indices: jax.tree.map(lambda array: array[indices], arrays))
 
     def gathered(step: int) -> dict:
-        return gather(resident, place(batch_indices(batch.seed, step, batch.batch_size, split.size))) | places
+        return gather(resident, place(batch.indices(step))) | places
 
     yield map(gathered, range(start, stop))
 

@@ -7,6 +7,8 @@ checkpoints/400/             whole: it gets this name when all of it, checksums 
     SHA256SUMS               of every file
 checkpoints/500.incomplete   is being written, or was when the process died
 checkpoints/300.damaged      was found to differ from its checksums, and set aside
+
+Of several processes each writes, and reads, its own part of the arrays; names, record and checksums are the main one's.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from cnnjax import processes
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory import checksums
 
@@ -70,6 +73,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception):
+        if exception[0] and processes.count() > 1:
+            return  # what is under way may wait for a process that has died
         if self._under_way:
             self._under_way[1].exception()
         self._thread.shutdown()
@@ -79,6 +84,8 @@ class Checkpoints:
 
     def _adopt_or_remove(self) -> None:
         """What a process left behind in the middle of a save: whole but for its name, or half written."""
+        if not processes.is_main():
+            return
         for path in self.folder.glob(f"*{INCOMPLETE}*"):
             whole = self.folder / path.name.split(".")[0]
             if whole.name.isdigit() and not whole.exists() and checksums.damage(path) is None:
@@ -161,7 +168,11 @@ class Checkpoints:
     # --- Writing ------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, model: Any, training: Any, record: dict[str, Any]) -> None:
-        """Starts to write; the arrays are copied before this returns. What fails is logged, here or later."""
+        """Starts to write; the arrays are copied before this returns. What fails is logged, here or later.
+
+        Raises:
+          RunError: it failed, in one of several processes: the others wait for it.
+        """
         self.poll(wait=True)
         self.lost = None
         temporary = self.folder / f"{step}{INCOMPLETE}"
@@ -178,6 +189,8 @@ class Checkpoints:
     def _complete(self, step: int, temporary: Path, record: dict[str, Any]) -> None:
         """In a thread: when Orbax is done, adds record and checksums, gives the folder its name, and deletes old ones."""
         self._writer.wait_until_finished()
+        if not processes.is_main():
+            return
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         checksums.write(temporary)
         target = self.folder / str(step)
@@ -203,6 +216,8 @@ class Checkpoints:
                 self._failed(step, error)
 
     def _failed(self, step: int, error: BaseException) -> None:
+        if processes.count() > 1:
+            raise RunError(f"The checkpoint of step {step} could not be written: {_reason(error)}.") from error
         self.lost, self.failures = step, self.failures + 1
         # What is half written would only fill the disk further.
         for path in self.folder.glob(f"{step}{INCOMPLETE}*"):

@@ -28,11 +28,17 @@ def held(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{workdir} is in use by {holder}. Wait for it, or give another --workdir.") from None
+            raise UserError(f"{workdir} is in use by {holder(workdir)}. Wait for it, or give another --workdir.") from None
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk nobody reads who holds it
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def holder(workdir: Path) -> str:
+    """Who holds a run directory, or held it last."""
+    try:
+        return (workdir / FILE).read_text().strip() or "another process"
+    except OSError:
+        return "nobody"

@@ -7,8 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from cnnjax.errors import Interrupted
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -17,11 +15,6 @@ class Interruption:
 
     def __init__(self):
         self.by: str | None = None
-
-    def check(self) -> None:
-        """Raises Interrupted where the run was asked to stop."""
-        if self.by:
-            raise Interrupted(f"stopped by {self.by}.")
 
 
 @contextlib.contextmanager

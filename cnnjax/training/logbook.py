@@ -63,32 +63,39 @@ class Logbook:
       log: prints a line.
       carried: what `carried()` gave when the step was saved that the run goes on from.
       evaluated: whether the evaluation at that step was made before it was saved.
+      writes: whether this process is the one of a run that writes.
 
     Where the disk takes nothing, entries wait in memory, and are written with the first that it takes.
     """
 
     def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: float, batch_size: int,
-                 task, log: Callable[[str], None] = print, carried: dict | None = None, evaluated: bool = True):  # fmt: skip
+                 task, log: Callable[[str], None] = print, carried: dict | None = None, evaluated: bool = True,
+                 writes: bool = True):  # fmt: skip
         last = start if evaluated else start - 1  # of evaluations: one that is still to be made is not logged twice
         kept = [e for e in read_entries(workdir) if e["step"] <= (start if e["split"] == "train" else last)]
         self._epochs = lambda step: step / steps_per_epoch
         self._total_steps, self._batch_size, self._task, self._log = total_steps, batch_size, task, log
         self._path = Path(workdir) / METRICS
-        try:
-            self._replace("".join(json.dumps(entry) + "\n" for entry in kept))
-        except OSError as error:
-            raise RunError(f"{self._path} cannot be written: {error.strerror}.") from None
-        lines = lambda entries: append(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
-        events = EventFile(Path(workdir), start)
-        self._sinks = (_Sink(str(self._path), lines, self.say), _Sink("TensorBoard's file", events.write, self.say))
+        self._sinks = self._opened(kept, start) if writes else ()
         times = [entry.get("time") for entry in kept]
         self._newest_time = max((t for t in times if isinstance(t, int | float)), default=0)
-        self._bar = tqdm(total=total_steps, initial=start, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        self._bar = tqdm(total=total_steps, initial=start, unit="step", leave=False,
+                         disable=not (writes and sys.stderr.isatty()))  # fmt: skip
         sums = (carried or {}).get("sums", {})
         self._sums = {name: np.asarray(value, np.float64)[()] for name, value in sums.items()}
         self._steps = 0
         self._clock = self._started = self._spoken = time.monotonic()
         self._first_step = start
+
+    def _opened(self, kept: list[dict], start: int) -> tuple[_Sink, ...]:
+        """The files that take entries, cut back to what is kept."""
+        try:
+            self._replace("".join(json.dumps(entry) + "\n" for entry in kept))
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be written: {error.strerror}.") from None
+        lines = lambda entries: append(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        events = EventFile(self._path.parent, start)
+        return _Sink(str(self._path), lines, self.say), _Sink("TensorBoard's file", events.write, self.say)
 
     def __enter__(self):
         return self
@@ -174,7 +181,7 @@ class Logbook:
 
     def require_written(self) -> None:
         """Raises RunError where entries are still not on the disk."""
-        lacking = len(self._sinks[0].waiting)
+        lacking = len(self._sinks[0].waiting) if self._sinks else 0
         if lacking:
             raise RunError(f"{self._path} lacks its last {lacking} entries: the disk did not take them.")
 

@@ -9,16 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax import experiment, parallel
+from cnnjax import experiment, parallel, processes
 from cnnjax.data import pipeline
 from cnnjax.errors import Interrupted, RunError
 from cnnjax.evaluation import eval_step_of, evaluate, evaluated_variables
 from cnnjax.experiment import Experiment
-from cnnjax.run_directory import lock
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import interruption, opening, scoring
+from cnnjax.training.agreement import Agreement
 from cnnjax.training.initial import initial_state, require_source
-from cnnjax.training.interruption import Interruption
 from cnnjax.training.logbook import Logbook, duration
 from cnnjax.training.state import TrainState, after_evaluation, pack, unpack
 from cnnjax.training.step import train_step_of
@@ -36,6 +35,8 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     4. After each evaluation of validation the plateau schedule and early stopping move on; what is due is saved.
     5. The best (or last) parameters are scored on test, and the pictures and the summary are written.
 
+    Several processes call it alike, each with its part of the devices, and all see the one directory; the main one writes.
+
     Args:
       exp: what `experiment.build(config)` returns.
       workdir: the run directory; made where it is missing.
@@ -49,16 +50,17 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
       RunError: the loss or the parameters are not finite any more, every checkpoint is damaged, or the last cannot be saved.
       Interrupted: SIGTERM or Ctrl-C; all is saved, and the same call goes on.
     """
-    workdir, config = Path(workdir), exp.config
+    workdir, config, by_main = Path(workdir), exp.config, processes.by_main
+    log = log if processes.is_main() else lambda text: None
     started = time.monotonic()
     require_source(config, workdir)
-    opening.make_folder(workdir)
+    opening.require_same_everywhere(exp)
     keeping = dict(keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric, log=log)
-    with lock.held(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
-        changed = opening.changed_knobs(workdir, exp)
-        start = checkpoints.chosen("last")
-        checkpoints.chosen("best")  # a damaged one must not stand for the score to beat
-        if (summary := opening.complete(exp, workdir, start)) is not None:
+    with opening.taken(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
+        changed = by_main(lambda: opening.changed_knobs(workdir, exp))
+        start = by_main(lambda: checkpoints.chosen("last"))
+        by_main(lambda: checkpoints.chosen("best"))  # a damaged one must not stand for the score to beat
+        if (summary := by_main(lambda: opening.complete(exp, workdir, start))) is not None:
             more = f"To go on, raise --config.{'steps' if config.steps else 'epochs'}."
             log(f"This run is complete ({start} steps). {'It stopped early.' if summary['stopped_early'] else more}")
             for line in exp.network.task.summary_lines(summary) if exp.test is not None else ():
@@ -69,8 +71,9 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
         if start is not None:
             state, record = unpack(state, *checkpoints.restore(start, *pack(state))), checkpoints.record(start)
             log(f"Going on from step {start} of {exp.total_steps}.")
-        opening.write_records(workdir, exp, start or 0, changed, log)
+        by_main(lambda: opening.write_records(workdir, exp, start or 0, changed, log))
         log(memory_line(exp, state))
+        agreed = Agreement(exp.layout, asked)
         book = dict(total_steps=exp.total_steps, steps_per_epoch=exp.steps_per_epoch, batch_size=config.batch_size)
         book |= dict(
             evaluated=record.get("evaluated", True),
@@ -78,14 +81,15 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
             task=exp.network.task,
             log=log,
             carried=record.get("log"),
+            writes=processes.is_main(),
         )
         with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), _memory_errors():
-            state, steps = train(exp, state, checkpoints, logbook, asked, evaluated=record.get("evaluated", False))
+            state, steps = train(exp, state, checkpoints, logbook, agreed, evaluated=record.get("evaluated", False))
         with _memory_errors(), _said_of_a_finished_run(workdir):
-            summary, figures = scoring.score_test(exp, state, checkpoints, log, asked.check)
+            summary, figures = scoring.score_test(exp, state, checkpoints, log, agreed.check)
         seconds = round(time.monotonic() - started, 1)
         summary |= dict(steps=steps, stopped_early=steps < exp.total_steps, seconds=seconds)
-        scoring.write_summary(workdir, summary, figures, exp.network.task.shown, log)
+        by_main(lambda: scoring.write_summary(workdir, summary, figures, exp.network.task.shown, log))
     log(f"{duration(summary['seconds'])} in all. Everything is in {workdir}")
     return summary
 
@@ -131,13 +135,13 @@ def train(
     state: TrainState,
     checkpoints: Checkpoints,
     logbook: Logbook,
-    asked: Interruption,
+    agreed: Agreement,
     evaluated: bool,
 ) -> tuple[TrainState, int]:
     """Steps from `state.step` to the end, or to early stopping; all is then saved. Returns the last state and its step.
 
     Args:
-      asked: whether a signal asked to stop.
+      agreed: whether a signal asked to stop.
       evaluated: whether the evaluation that may be due at this very step was made before it was saved.
 
     Raises:
@@ -151,8 +155,8 @@ def train(
     eval_every = experiment.steps_between(config.evaluate_every, exp.steps_per_epoch)
     save_every = config.checkpoint.every_minutes * 60
     step = int(jax.device_get(state.step))
-    saved_step, next_save = (checkpoints.newest(), time.monotonic() + save_every)
-    best, scores, failures = checkpoints.best_score(), None, checkpoints.failures
+    saved_step, best = processes.by_main(lambda: (checkpoints.newest(), checkpoints.best_score()))
+    scores, failures, next_save = None, checkpoints.failures, time.monotonic() + save_every
     stop = bool(config.early_stopping) and int(jax.device_get(state.stopping.waited)) >= config.early_stopping
     pending, compiling = None, True  # metrics of the last step, which may not be computed yet
 
@@ -169,13 +173,14 @@ def train(
         with jax.transfer_guard("allow"):
             checkpoints.save(step, *pack(state), record)
         saved_step, next_save = step, time.monotonic() + save_every
+        agreed.forget_due()
 
     def evaluate_now() -> bool:
         """Scores validation, moves plateau and early stopping on, and says whether the score is the best so far."""
         nonlocal state, scores, best, stop
         variables = evaluated_variables(state.model_variables())
         batch_size = experiment.eval_batch_size(config)
-        sums = evaluate(eval_step, variables, exp.validation, layout, batch_size, check=asked.check)
+        sums = evaluate(eval_step, variables, exp.validation, layout, batch_size, check=agreed.check)
         scores = exp.network.task.scores(sums)
         score = scores[config.checkpoint.best_metric]
         # An equal score counts as best, so that the newest of equals is always saved, whatever the clock says.
@@ -198,8 +203,9 @@ def train(
 
     with _train_batches(exp, step, exp.total_steps) as batches:
         while True:
-            last, leaving = step >= exp.total_steps, bool(asked.by)
-            due = bool(save_every) and time.monotonic() >= next_save and step % config.log_every == 0
+            agreed.look(due=bool(save_every) and time.monotonic() >= next_save)
+            last, leaving = step >= exp.total_steps, bool(agreed.by)
+            due = agreed.due and step % config.log_every == 0
             evaluating = exp.validation is not None and not evaluated and step > 0 and (step % eval_every == 0 or last)
             if evaluating or due or last or leaving:
                 settle()
@@ -226,7 +232,7 @@ def train(
             try:
                 batch = next(batches)
             except Exception:
-                if asked.by:  # the signal reached the reading workers too
+                if agreed.is_asked_here():  # the signal reached the reading workers too
                     continue
                 raise
             state, metrics = train_step(state, batch)
@@ -252,7 +258,7 @@ def train(
     logbook.require_written()
     if leaving and (not last or (evaluating and not evaluated)):
         raise Interrupted(
-            f"stopped by {asked.by} at step {step} of {exp.total_steps}, and saved. The same command goes on from there:"
+            f"stopped by {agreed.by} at step {step} of {exp.total_steps}, and saved. The same command goes on from there:"
         )
     return state, step
 
@@ -277,7 +283,8 @@ def train_step_for(exp: Experiment) -> Callable:
 @contextlib.contextmanager
 def _train_batches(exp: Experiment, start: int, stop: int) -> Iterator[Iterator[dict]]:
     """Training batches on the devices, placed ahead of their use."""
-    batch = pipeline.TrainBatch(exp.train, exp.config.seed, exp.config.batch_size)
+    rows = parallel.local_rows(exp.layout, exp.config.batch_size)
+    batch = pipeline.TrainBatch(exp.train, exp.config.seed, exp.config.batch_size, rows)
     if exp.config.data.placement == "device":
         replicate, place = (lambda tree, f=f: f(exp.layout, tree) for f in (parallel.replicate, parallel.place))
         opened = pipeline.resident_batches(batch, start, stop, replicate, place)

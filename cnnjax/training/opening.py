@@ -1,15 +1,20 @@
 """What happens in a run directory before the first step: is it ours, is it the same run, and where does it go on."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cnnjax import experiment, knobs
+from cnnjax import experiment, knobs, processes
 from cnnjax.errors import UserError
 from cnnjax.experiment import Experiment
-from cnnjax.run_directory import checkpoint, records
+from cnnjax.run_directory import checkpoint, lock, records
 from cnnjax.run_directory.records import DatasetRecord
+
+
+SEEN_SECONDS = 20.0  # in which a network's file system shows a host what another one has written
 
 
 def make_folder(workdir: Path) -> None:
@@ -20,6 +25,46 @@ def make_folder(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}.") from None
+
+
+def require_same_config(config) -> None:
+    """Raises UserError where a process was started with other knobs than process 0, naming them."""
+    ours = experiment.to_json(config)
+    main = processes.by_main(lambda: ours)
+    for kind in (knobs.IDENTITY, knobs.MACHINE):
+        if different := experiment.differences(main, json.loads(json.dumps(ours)), kind):
+            shown = "; ".join(f"config.{name} is {there!r} there, {here!r} here" for name, there, here in different)
+            raise UserError(f"This process was started with another configuration than process 0: {shown}.")
+
+
+def require_same_everywhere(exp: Experiment) -> None:
+    """Raises UserError where a process has another configuration, or has found other data, than process 0."""
+    require_same_config(exp.config)
+    main = processes.by_main(lambda: exp.record.fingerprint)
+    if main != exp.record.fingerprint:
+        raise UserError(
+            f"This process has found other data than process 0: {exp.record.name} differs. Give all of them the same."
+        )
+
+
+@contextlib.contextmanager
+def taken(workdir: Path) -> Iterator[None]:
+    """Makes a run directory where there is none, and holds its lock; of several processes the main one does.
+
+    Raises:
+      UserError: it cannot be made or written to, is in use, or is not the same one for all processes.
+    """
+    with contextlib.ExitStack() as stack:
+        if processes.is_main():
+            make_folder(workdir)
+            stack.enter_context(lock.held(workdir))
+        holder = processes.by_main(lambda: lock.holder(workdir))
+        end = time.monotonic() + SEEN_SECONDS
+        while lock.holder(workdir) != holder:
+            if time.monotonic() > end:
+                raise UserError(f"--workdir={workdir} is not the folder that process 0 has: give one that all hosts share.")
+            time.sleep(0.2)
+        yield
 
 
 def known_data(workdir: Path) -> DatasetRecord | None:

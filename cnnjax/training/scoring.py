@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnnjax import experiment, parallel
+from cnnjax import experiment, parallel, processes
 from cnnjax.evaluation import eval_step_of, evaluate_in_full, evaluated_variables
 from cnnjax.experiment import Experiment
 from cnnjax.run_directory import records
@@ -23,7 +23,7 @@ def score_test(
 ) -> tuple[dict[str, Any], dict]:
     """(summary, figures) of the test split with the best or last parameters; `check()` may raise between batches."""
     which = exp.config.checkpoint.test if exp.validation is not None else "last"
-    step = checkpoints.chosen(which)
+    step = processes.by_main(lambda: checkpoints.chosen(which))
     model = state.model_variables()
     if step != int(state.step):
         model = checkpoints.restore_model(step, like=model)
@@ -39,7 +39,7 @@ def score_test(
     log(f"\nTest, with the parameters of step {step} ({which}):")
     for line in task.summary_lines(summary):
         log("  " + line)
-    return summary, task.figures(sums, examples, names)
+    return summary, task.figures(sums, examples, names) if processes.is_main() else {}
 
 
 def write_summary(

@@ -13,6 +13,7 @@ import pytest
 
 from cnnjax.errors import UserError
 from cnnjax.sweeps import slurm
+from cnnjax.training.logbook import read_entries
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("cluster", Path(__file__).with_name("cluster.py"))
@@ -156,3 +157,19 @@ def test_without_slurm_or_submitit_it_says_what_is_missing(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="needs submitit: pip install"):
         slurm.Slurm(tmp_path)
+
+
+@needs_slurm
+def test_the_tasks_of_a_job_step_are_one_run_without_any_flag(tmp_path, environment, own_cache):
+    flags = ["--config=experiments/digits.py", "--config.model.channels=4,8", "--config.model.blocks=1"]
+    flags += ["--config.steps=20", "--config.log_every=5"]
+    train = [sys.executable, "run.py", "train", *flags]
+    text = run(["srun", "--ntasks=2", "--label", *train, f"--workdir={tmp_path / 'tasks'}"], environment)
+    assert "layout  jit, data=2, shared by 2 processes" in text
+    assert "0: data    digits" in text and "1: data    digits" not in text
+    alone = environment | dict(XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    run([*train, f"--workdir={tmp_path / 'alone'}"], alone)
+    ours, theirs = (read_entries(tmp_path / name) for name in ("tasks", "alone"))
+    assert [e["step"] for e in ours] == [e["step"] for e in theirs] and len(ours) > 4
+    for one, other in zip(ours, theirs):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

@@ -1,0 +1,43 @@
+"""Real processes that are one run, each with some virtual CPU devices, for the tests of several hosts."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def environment(devices: int, **more: str) -> dict[str, str]:
+    """Of a process with so many virtual devices."""
+    return os.environ | dict(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", PYTHONUNBUFFERED="1") | more
+
+
+def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dict[int, tuple[str, ...]] | None = None):
+    """Starts the processes of a run; `own` flags are those of one process alone. Returns them, process 0 first."""
+    coordinator = f"127.0.0.1:{free_port()}"
+    started = []
+    for index in range(count):
+        several = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={index}"] if count > 1 else []
+        command = [sys.executable, "run.py", "train", f"--workdir={workdir}", *flags, *several]
+        command += (own or {}).get(index, ())
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipes))
+    return started
+
+
+def ended(processes, seconds: float = 240) -> list[tuple[int, str]]:
+    """(exit code, all that it printed) of each."""
+    try:
+        outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs)]
