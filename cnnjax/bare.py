@@ -6,8 +6,11 @@ import jax.numpy as jnp
 
 from cnnjax import models
 from cnnjax.config import Config
-from cnnjax.data import augmentation, open_dataset
+from cnnjax.data import augmentation, open_dataset, open_scenes
 from cnnjax.errors import UserError
+
+
+LARGEST = 2**31 - 1  # along one axis
 
 
 def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[nn.Module, tuple[int, ...]]:
@@ -30,11 +33,14 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
         )
         raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
     if not (sizes and count) and config.data.name:
-        dataset = open_dataset(config.data)
+        segmenting = config.task == "segmentation"
+        dataset = (open_scenes if segmenting else open_dataset)(config.data)
         height, width, channels = dataset.image_shape
-        sizes = sizes or (*augmentation.output_size(height, width, config.augmentation), channels)
+        side = (config.segmentation.crop,) * 2
+        size = side if segmenting else augmentation.output_size(height, width, config.augmentation)
+        sizes = sizes or (*size, channels)
         count = count or len(dataset.class_names)
-    model = config.model.build(count or 1000, jnp.dtype(config.dtype), False)
+    model = config.model.build(count or 1000, jnp.dtype(config.dtype), config.remat)
     return model, sizes or published
 
 
@@ -42,6 +48,8 @@ def positive(text: str, flag: str, form: str) -> int:
     """A whole number above 0 that was typed. Raises UserError, naming the flag, for anything else."""
     if not (text.isascii() and text.strip().isdigit()) or int(text) == 0:
         raise UserError(f"{flag} must be {form}, not {text!r}.")
+    if int(text) > LARGEST:
+        raise UserError(f"{flag}: {text} is too large: at most {LARGEST:,}.")
     return int(text)
 
 

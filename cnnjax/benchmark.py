@@ -79,6 +79,8 @@ def measure(
     apply = lambda variables, batch: model.apply(variables["inner"], batch["image"], train=False)
     inner = dict(inner={name: tree["inner"] for name, tree in variables.items()})
     forward = parallel.compile_eval_step(layout, apply)
+    if layout.compile_with == "pmap":
+        batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     forwards = times(lambda: jax.block_until_ready(forward(inner, batch)), seconds)
     macs = layer_table(model, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32), train=False).macs
     flops = 6 * macs * batch_size / statistics.median(steps)

@@ -14,8 +14,9 @@ Several processes share one mesh (`cnnjax.processes`): each reads the rows of a 
 A layout also says which kernels the step is traced with: on one CPU device faster ones than XLA's (`cnnjax.kernels`).
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cnnjax import kernels as kernel_paths
 from cnnjax import processes
 from cnnjax.cache import cache_dir, remove_broken_programs
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
 
 DATA, FSDP = "data", "fsdp"
 SMALLEST_SHARDED = 1024  # elements: to gather less costs more than it saves
@@ -253,6 +254,20 @@ def held_megabytes(tree: Any) -> float:
         )
         / MEGABYTE
     )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Says what helps when a device has too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            f"The device has too little memory: {str(error).splitlines()[0][:200]}\n"
+            "Try a smaller --config.batch_size, --config.accumulate=2 or more, or --config.remat."
+        ) from error
 
 
 def describe(layout: Layout) -> str:

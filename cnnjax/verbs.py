@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from cnnjax import command_line
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, WHICH, WORKDIR
 
@@ -31,8 +32,8 @@ def train(arguments: list[str]) -> int:
     from cnnjax.training.loop import fit
 
     line = launch.parse(arguments, FLAGS["train"])
-    _no_arguments(line)
-    config = _required(line, "train")
+    command_line.no_arguments(line)
+    config = command_line.required(line, "train")
     place = processes.place_of(*(line.flags[name] for name in ("coordinator", "processes", "process")))
     workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
     for section, name in ((config.data, "data_dir"), (config, "init_from")):
@@ -54,9 +55,9 @@ def evaluate(arguments: list[str]) -> int:
 
     from cnnjax import evaluation, experiment, inference, launch, parallel
 
-    line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=_config_of_run)
-    _no_arguments(line)
-    _only_changes(line, OTHER_DATA)
+    line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=command_line.config_of_run)
+    command_line.no_arguments(line)
+    command_line.only_changes(line, OTHER_DATA)
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     parallel.use_compilation_cache()
     dataset = inference.dataset_for(run, line.config.data)
@@ -86,8 +87,8 @@ def predict(arguments: list[str]) -> int:
     from cnnjax.data.folder import list_pictures
     from cnnjax.parallel import use_compilation_cache
 
-    line = launch.parse(arguments, FLAGS["predict"], base=_config_of_run)
-    _only_changes(line, ())
+    line = launch.parse(arguments, FLAGS["predict"], base=command_line.config_of_run)
+    command_line.only_changes(line, ())
     if not line.arguments:
         raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
     top = line.flags["top"]
@@ -146,12 +147,13 @@ def sweep(arguments: list[str]) -> int:
     from cnnjax.sweeps.screen import Screen
 
     line = launch.parse(arguments, FLAGS["sweep"], of_sweep=True)
-    _no_arguments(line)
+    command_line.no_arguments(line)
     flags = line.flags
     if not flags["config"]:
         raise UserError("Say which sweep: python run.py sweep --config=experiments/ablations/NAME.py")
-    chosen = ablation.load(flags["config"])
     folder = Path(flags["workdir"] or Path("runs") / Path(flags["config"]).stem).expanduser().absolute()
+    launcher = None if flags["status"] or flags["table"] else launcher_of(flags, folder)
+    chosen = ablation.load(flags["config"])
     trials = ablation.trials(chosen, folder)
     if flags["status"]:
         status.require_same(trials, folder)
@@ -162,7 +164,6 @@ def sweep(arguments: list[str]) -> int:
     if flags["table"]:
         print(report.write(chosen, folder), end="")
         return 0
-    launcher = launcher_of(flags, folder)
     print(f"{len(trials)} trials, {launcher}, in {folder}", flush=True)
     show = Screen() if sys.stdout.isatty() else None
     found = driver.drive(chosen, folder, launcher, log=lambda text: print(text, flush=True), show=show)
@@ -179,8 +180,8 @@ def prepare(arguments: list[str]) -> int:
     from cnnjax.data.prepare import prepare as prepare_data
 
     line = launch.parse(arguments, (FROM,))
-    _no_arguments(line)
-    config = _required(line, "prepare")
+    command_line.no_arguments(line)
+    config = command_line.required(line, "prepare")
     prepare_data(config.data, line.flags["from"] or "")
     return 0
 
@@ -188,9 +189,9 @@ def prepare(arguments: list[str]) -> int:
 def config(arguments: list[str]) -> int:
     from cnnjax import experiment, launch
 
-    line = launch.parse(arguments, (WORKDIR,), base=_config_of_run)
-    _no_arguments(line)
-    print(json.dumps(experiment.to_json(_required(line, "config")), indent=2))
+    line = launch.parse(arguments, (WORKDIR,), base=command_line.config_of_run)
+    command_line.no_arguments(line)
+    print(json.dumps(experiment.to_json(command_line.required(line, "config")), indent=2))
     return 0
 
 
@@ -198,8 +199,8 @@ def inspect(arguments: list[str]) -> int:
     from cnnjax import bare, launch
     from cnnjax.inspection import drawing, findings, layer_table, rendering
 
-    line = launch.parse(arguments, FLAGS["inspect"], base=_config_of_model)
-    _no_arguments(line)
+    line = launch.parse(arguments, FLAGS["inspect"], base=command_line.config_of_model)
+    command_line.no_arguments(line)
     if line.experiment and line.flags["model"]:
         raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
     for flag in ("layer", "image"):
@@ -231,8 +232,8 @@ def benchmark(arguments: list[str]) -> int:
     from cnnjax import bare, experiment, launch, models, parallel
     from cnnjax import benchmark as measuring
 
-    line = launch.parse(arguments, FLAGS["benchmark"], base=_config_of_model)
-    _no_arguments(line)
+    line = launch.parse(arguments, FLAGS["benchmark"], base=command_line.config_of_model)
+    command_line.no_arguments(line)
     config, flags = line.config, line.flags
     if line.experiment and flags["model"]:
         raise UserError("--model is for a network without an experiment: with --config, say --config.model=NAME.")
@@ -245,6 +246,8 @@ def benchmark(arguments: list[str]) -> int:
         else config.batch_size
     )
     seconds = bare.positive(flags["seconds"], "--seconds", "a whole number")
+    if flags["profile"]:
+        command_line.make_writable(Path(flags["profile"]), "--profile")
     layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
     parallel.check_divisible(layout, config.batch_size, "batch_size")
     module, shape = bare.network_alone(config, flags["input"] or "", flags["classes"] or "")
@@ -264,7 +267,8 @@ def benchmark(arguments: list[str]) -> int:
             f"{what['model']} {'x'.join(map(str, shape))}, batch {what['batch']}, {what['precision']}, on {layout.size} {device.device_kind}"
         )
         print(f"kernels  {layout.kernels}: {layout.why_kernels}", flush=True)
-    found = measuring.measure(module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or "")
+    with parallel.memory_errors():
+        found = measuring.measure(module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or "")
     if flags["loader"]:
         found["loader_ratios"] = measuring.loader_ratios(experiment.build(config))
     print(json.dumps(what | found, indent=2) if flags["format"] == "json" else "\n".join(measuring.lines(found)))
@@ -295,48 +299,3 @@ def describe(built, workdir: Path) -> list[str]:
         f"kernels {built.layout.kernels}: {built.layout.why_kernels}",
         *built.notes,
     ]
-
-
-def _required(line, verb: str):
-    if line.config is None:
-        raise UserError(f"Say which experiment: python run.py {verb} --config=experiments/NAME.py")
-    return line.config
-
-
-def _no_arguments(line) -> None:
-    if line.arguments:
-        raise UserError(f"Not understood: {' '.join(line.arguments)!r}. Flags are written --name=value.")
-
-
-def _config_of_run(flags: dict):
-    """The configuration that a run directory holds."""
-    from cnnjax import experiment
-    from cnnjax.run_directory import records
-
-    if not flags.get("workdir"):
-        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    records.require_run(Path(flags["workdir"]))
-    return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
-
-
-def _config_of_model(flags: dict):
-    """The configuration of a network alone."""
-    from cnnjax import models
-    from cnnjax.config import Config, Data
-
-    if not flags.get("model"):
-        raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
-    return Config(model=models.options(flags["model"]), data=Data(name=""))
-
-
-def _only_changes(line, names: tuple[str, ...]) -> None:
-    """After training only machine knobs, and those of the given names, can still be changed."""
-    from cnnjax import knobs
-
-    if not line.flags["workdir"]:
-        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    if line.experiment:
-        raise UserError("--config is for training; the run in --workdir has its own.")
-    for knob in knobs.walk(line.config):
-        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and knob.name not in names:
-            raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")

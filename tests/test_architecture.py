@@ -17,7 +17,7 @@ FLOORS = [
     {"scenes"},
     {"experiment", "evaluation", "bare"},
     {"training", "inference"},
-    {"launch", "usage", "benchmark", "segmented"},
+    {"launch", "usage", "benchmark", "segmented", "command_line"},
     {"sweeps"},
     {"verbs"},
     {"cli"},

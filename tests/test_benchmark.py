@@ -38,6 +38,19 @@ def test_json_adds_up(benchmark):
     assert found["peak_bytes"] > 1e7 and found["compile_seconds"] > 0
 
 
+def test_pmap_and_what_does_not_fit_into_memory(benchmark):
+    code, out, err = benchmark(*SHORT[:-1], "--config.compile_with=pmap", "--config.devices=2")
+    assert code == 0 and "forward" in out, err
+    code, out, err = benchmark(*SHORT[:3], "--classes=2000000000", "--seconds=1", "--config.devices=1")
+    assert code == 1 and "too little memory" in err and err.count("\n") <= 2, err
+
+
+def test_an_experiment_for_pixels(benchmark):
+    flags = ("--config=experiments/digit_scenes_unet.py", "--config.model.base=2", "--config.model.depth=1")
+    code, out, err = benchmark(*flags, "--batch=2", "--seconds=1", "--config.devices=1")
+    assert code == 0 and out.startswith("unet"), err
+
+
 def test_a_network_for_pixels_and_a_trace(benchmark, tmp_path):
     flags = ("--model=unet16", "--input=16,16,1", "--batch=2", "--classes=2", "--seconds=1", "--config.devices=1")
     small = ("--config.model.base=2", "--config.model.depth=1")
@@ -67,6 +80,8 @@ def test_an_experiments_loader(benchmark):
         (("--model=lenet5", "--precision=float16"), "--precision"),
         (("--model=lenet5", "--loader"), "--loader times an experiment's own data"),
         (("--model=vgg11", "--input=8,8,3", "--batch=8"), "8x8|too small"),
+        ((*SHORT, "--profile=/proc/nope"), "--profile=/proc/nope cannot be made or written to"),
+        ((*SHORT[:-3], "--classes=99999999999"), "--classes: 99999999999 is too large"),
         (("--config=experiments/digits.py", "--model=lenet5"), "--model is for a network without an experiment"),
     ],
 )

@@ -83,9 +83,9 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
             carried=record.get("log"),
             writes=processes.is_main(),
         )
-        with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), _memory_errors():
+        with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), parallel.memory_errors():
             state, steps = train(exp, state, checkpoints, logbook, agreed, evaluated=record.get("evaluated", False))
-        with _memory_errors(), _said_of_a_finished_run(workdir):
+        with parallel.memory_errors(), _said_of_a_finished_run(workdir):
             summary, figures = scoring.score_test(exp, state, checkpoints, log, agreed.check)
         seconds = round(time.monotonic() - started, 1)
         summary |= dict(steps=steps, stopped_early=steps < exp.total_steps, seconds=seconds)
@@ -104,20 +104,6 @@ def memory_line(exp: Experiment, state: TrainState) -> str:
         held["pictures"] = pipeline.megabytes(exp.train, exp.record.image_shape, np.dtype(exp.record.dtype)) * 1.048576
     shown = ", ".join(f"{megabytes:,.2f} MB of {what}" for what, megabytes in held.items())
     return f"layout  {parallel.describe(exp.layout)}: each device holds {shown}, and {exp.config.batch_size // exp.layout.size} of a batch"
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Says what helps when a device has too little memory."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            f"The device has too little memory: {str(error).splitlines()[0][:200]}\n"
-            "Try a smaller --config.batch_size, --config.accumulate=2 or more, or --config.remat."
-        ) from error
 
 
 @contextlib.contextmanager

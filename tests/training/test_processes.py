@@ -150,7 +150,7 @@ def test_another_folder_in_one_process_is_refused(runs):
 def test_what_several_processes_cannot_do(runs):
     for flag, said in [
         ("--config.compile_with=pmap", "config.compile_with=pmap serves one process"),
-        ("--config.devices=3", "config.devices=3, but the 2 processes have 2 together"),
+        ("--config.devices=1", "config.devices=1, but the 2 processes have 2 together"),
     ]:
         found = ended(start(runs / "refused", *FLAGS, flag, devices=1))
         assert [code for code, _ in found] == [2, 2]

@@ -1,0 +1,62 @@
+"""What the verbs ask of a command line: an experiment, or a run and what may be changed in it; a folder to write to."""
+
+import os
+from pathlib import Path
+
+from cnnjax.errors import UserError
+
+
+def required(line, verb: str):
+    if line.config is None:
+        raise UserError(f"Say which experiment: python run.py {verb} --config=experiments/NAME.py")
+    return line.config
+
+
+def no_arguments(line) -> None:
+    if line.arguments:
+        raise UserError(f"Not understood: {' '.join(line.arguments)!r}. Flags are written --name=value.")
+
+
+def config_of_run(flags: dict):
+    """The configuration that a run directory holds."""
+    from cnnjax import experiment
+    from cnnjax.run_directory import records
+
+    if not flags.get("workdir"):
+        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
+    records.require_run(Path(flags["workdir"]))
+    return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
+
+
+def config_of_model(flags: dict):
+    """The configuration of a network alone."""
+    from cnnjax import models
+    from cnnjax.config import Config, Data
+
+    if not flags.get("model"):
+        raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
+    return Config(model=models.options(flags["model"]), data=Data(name=""))
+
+
+def only_changes(line, names: tuple[str, ...]) -> None:
+    """After training only machine knobs, and those of the given names, can still be changed."""
+    from cnnjax import knobs
+
+    if not line.flags["workdir"]:
+        raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
+    if line.experiment:
+        raise UserError("--config is for training; the run in --workdir has its own.")
+    for knob in knobs.walk(line.config):
+        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and knob.name not in names:
+            raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Makes a folder, before hours are spent on what is to be written there. Raises UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"{flag}={folder} cannot be made or written to: give another folder.")
