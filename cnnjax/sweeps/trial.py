@@ -109,6 +109,8 @@ def run(folder: Path, command: list[str], signals: tuple[int, ...] = SIGNALS) ->
             errors="replace",
             pass_fds=(file.fileno(),),
             start_new_session=True,
+            # Slurm sends its signal to all processes of a job: the command gets it from here, as SIGTERM.
+            preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
         _running = child
         for number in signals:

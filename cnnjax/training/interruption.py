@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 1.0  # launchers send a signal to all processes, and each hands it on: so soon it is the first one again
 
 
 class Interruption:
@@ -25,11 +27,16 @@ def watched() -> Iterator[Interruption]:
         yield interruption
         return
 
+    first_at = 0.0
+
     def note(number, frame):
+        nonlocal first_at
+        if interruption.by and time.monotonic() - first_at < SAME_SECONDS:
+            return
         if interruption.by:
             os.write(2, b"\n")
             os._exit(128 + number)  # at once: no thread, worker or file is waited for
-        interruption.by = signal.Signals(number).name
+        interruption.by, first_at = signal.Signals(number).name, time.monotonic()
         # Not print: the signal may have come in the middle of one.
         os.write(2, b"\ncnnjax: finishing this step and saving; once more to leave at once.\n")
 
