@@ -1,17 +1,17 @@
 """Two handwritten digits far apart, a 0 and a 1; the class is their order. What no narrow field of view can know.
 
-A scene is an empty canvas of 16x96 grey pixels with two of the digits that scikit-learn carries, as they are (8x8). The
-left edge of one is 20 to 27 pixels right of the other's, so at least 12 empty columns lie between them; class "01" has the
-0 on the left, "10" the 1.
+A scene is an empty canvas of 16x112 grey pixels with two of the digits that scikit-learn carries, as they are (8x8). The
+left edge of one is 16 to 31 pixels right of the other's, so at least 8 empty columns lie between them; class "01" has the 0
+on the left, "10" the 1.
 
 Nothing but the order tells the classes apart:
 
-- Scenes 2i and 2i + 1 hold the same two digits, each in its own row, at the same two places, exchanged. What any window of
-  up to 13 columns shows (and no wider one shows both digits or a digit and the border beside it, which padding makes
-  visible: it is 26 columns away) is the same in both. A network that adds up what such windows show, as one with global
-  pooling does, gives both the same answer: exactly half of its answers are right.
-- With strides it does matter where a window begins. Place and distance are uniform over 8 columns each, so of strides up to
-  8 every pair of phases is as likely in both classes.
+- Scenes 2i and 2i + 1 hold the same two digits, each in its own row, at the same two places, exchanged. Windows of up to 9
+  columns hold one of them at most, and show the same in both; so do wider ones that do not reach from ink to ink. A network
+  that adds up what such windows show, as one with global pooling does, gives both scenes the same answer: exactly half of
+  its answers are right. The border, which padding makes visible, is further away, 32 columns or more.
+- With strides it does matter where a window begins. Place and distance are uniform over 8 and 16 columns, so of the strides
+  2, 4 and 8 every pair of phases is as likely in both classes.
 
 Scene i of a split is a function of (split, i) alone; train takes the first half of the digits, test the second, as
 `digits` does.
@@ -29,9 +29,9 @@ from cnnjax.data.digits import SCALE, TRAIN_SIZE
 from cnnjax.data.source import Batch, Dataset, Split, subset
 
 VERSION = "1.0.0"
-HEIGHT, WIDTH, DIGIT = 16, 96, 8  # pixels
-PLACES = (26, 34)  # columns: where the left digit begins, the last excluded
-DISTANCES = (20, 28)  # columns from there to where the right one begins
+HEIGHT, WIDTH, DIGIT = 16, 112, 8  # pixels
+PLACES = (32, 40)  # columns: where the left digit begins, the last excluded
+DISTANCES = (16, 32)  # columns from there to where the right one begins
 SIZES = dict(train=4000, test=1000)
 KINDS = (0, 1)
 
@@ -60,7 +60,7 @@ class _Read(NamedTuple):
 
 
 def scene(split: str, index: int) -> np.ndarray:
-    """The picture `[16, 96, 1]` uint8; its class is `index % 2`."""
+    """The picture `[16, 112, 1]` uint8; its class is `index % 2`."""
     random = np.random.Generator(np.random.Philox(key=np.array([list(SIZES).index(split), index // 2], np.uint64)))
     left, distance = random.integers(*PLACES), random.integers(*DISTANCES)
     tops = random.integers(0, HEIGHT - DIGIT + 1, len(KINDS))
