@@ -3,7 +3,7 @@
 python run.py prepare --config=experiments/fashion_mnist.py
 python run.py sweep --config=experiments/ablations/depth.py --workdir=runs/depth --parallel=2
 
-Budget: 25 minutes of 2 CPU cores. The networks of He et al. 2015, section 4.2, with half of their channels and shortcuts
+Budget: 20 minutes of 2 CPU cores. The networks of He et al. 2015, section 4.2, with half of their channels and shortcuts
 without parameters, so that both have equally many, on pictures of 16x16. 'training loss' tells a network that does not
 learn from one that learns by heart.
 """

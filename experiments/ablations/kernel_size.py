@@ -3,7 +3,7 @@
 python run.py prepare --config=experiments/fashion_mnist.py
 python run.py sweep --config=experiments/ablations/kernel_size.py --workdir=runs/kernel_size --parallel=2
 
-Budget: 20 minutes of 2 CPU cores.
+Budget: 15 minutes of 2 CPU cores.
 """
 
 from cnnjax.sweeps.ablation import Sweep
@@ -17,8 +17,8 @@ def get_sweep() -> Sweep:
         common={
             "model.channels": (32, 32, 32),  # as many come in as go out, as in the reckoning of the VGG paper, 2.3
             "batch_size": 64,
-            "steps": 1000,
-            "schedule.warmup": 0.1,
+            "steps": 2500,
+            "schedule.warmup": 0.2,
             "ema_decay": 0.99,
             "checkpoint.test": "last",
         },
