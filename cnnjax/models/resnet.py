@@ -71,7 +71,9 @@ class Options:
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
         if self.shortcut == "none" and self.zero_init_residual:
-            raise UserError("config.model.zero_init_residual needs shortcuts: without them only zeros would get through.")
+            raise UserError(
+                "config.model.zero_init_residual needs shortcuts: without them only zeros would get through."
+            )
         if self.block == "bottleneck" and round(self.width * self.widening) < 1:
             raise UserError(
                 f"config.model.widening={self.widening} leaves no channel inside the first stage's bottlenecks."

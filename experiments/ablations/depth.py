@@ -10,7 +10,7 @@ learn from one that learns by heart.
 
 import numpy as np
 
-from cnnjax.sweeps.ablation import Sweep, values
+from cnnjax.sweeps.ablation import Sweep
 from cnnjax.training.logbook import read_entries
 
 

@@ -126,7 +126,8 @@ def pad(eqn, inputs, cut_gates):
     """Zeros (or another constant) before, after and between; a negative amount cuts off."""
 
     def padded(interval):
-        for axis, (before, after, between) in enumerate(eqn.params["padding_config"]):
+        for axis, amounts in enumerate(eqn.params["padding_config"]):
+            before, after, between = map(int, amounts)  # NumPy's, perhaps
             if before or after or between:
                 size = inputs[0].shape[axis]
                 positions = before + after + (size - 1) * (between + 1) + 1
@@ -166,9 +167,7 @@ def _side_by_side(parts: Sequence[Interval], sizes: Sequence[int], along: int) -
     for array in ("low", "high"):
         wholes = [getattr(i, array) for i in parts]
         shape = np.broadcast_shapes(*((*w.shape[:along], 1, *w.shape[along + 1 :]) for w in wholes))
-        wholes = [
-            np.broadcast_to(w, (*shape[:along], size, *shape[along + 1 :])) for w, size in zip(wholes, sizes)
-        ]
+        wholes = [np.broadcast_to(w, (*shape[:along], size, *shape[along + 1 :])) for w, size in zip(wholes, sizes)]
         arrays.append(np.concatenate(wholes, along))
     low, high = np.broadcast_arrays(*arrays)
     return intervals.collapsed(low, high, law)
