@@ -16,7 +16,7 @@ section = dataclasses.dataclass(slots=True)  # slots: a misspelt assignment in a
 class Data:
     """Which pictures a network learns from."""
 
-    name: str = knob("digits", "data set: digits, folder, or any image-classification set of tfds")
+    name: str = knob("digits", "data set: digits, digit_pairs, folder, or any image-classification set of tfds")
     data_dir: str = knob(
         "",
         "where the pictures of `folder`, or prepared sets of tfds, lie; empty, for tfds: $CNNJAX_DATA_DIR, else the cache",

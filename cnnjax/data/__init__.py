@@ -17,6 +17,10 @@ def open_dataset(data: Data) -> Dataset:
         from cnnjax.data.folder import open_folder
 
         return open_folder(data)
+    if data.name == "digit_pairs":
+        from cnnjax.data.digit_pairs import open_digit_pairs
+
+        return open_digit_pairs(data)
     from cnnjax.data.tfds_source import open_tfds
 
     if data.name == "digits":
@@ -34,8 +38,10 @@ def open_scenes(data: Data) -> Dataset:
     Raises:
       UserError: as `open_dataset`, or the set has no masks.
     """
-    if data.name == "digits":
-        raise UserError("digits has one class a picture: take --config.data.name=digit_scenes, or task=classification.")
+    if data.name in ("digits", "digit_pairs"):
+        raise UserError(
+            f"{data.name} has one class a picture: take --config.data.name=digit_scenes, or task=classification."
+        )
     if data.name == "digit_scenes":
         from cnnjax.data.digit_scenes import open_digit_scenes
 

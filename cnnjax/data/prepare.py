@@ -40,6 +40,8 @@ def prepare(data: config.Data, source_dir: str = "", log: Callable[[str], None] 
     """
     if data.name == "folder":
         raise UserError("A folder of pictures needs no preparation: train on it with --config.data.data_dir=FOLDER")
+    if data.name == "digit_pairs":
+        raise UserError("digit_pairs is made while it is read: it needs no preparation.")
     name = parse_name(data.name)
     if name.name == "digits":
         from cnnjax.data import digits

@@ -59,7 +59,8 @@ def require_known(name: str) -> None:
 def _known_sets() -> list[str]:
     import tensorflow_datasets as tfds
 
-    return ["digits", "folder", *tfds.list_builders(with_community_datasets=False)]  # the community's need a network
+    ours = ["digits", "digit_pairs", "folder"]
+    return [*ours, *tfds.list_builders(with_community_datasets=False)]  # the community's need a network
 
 
 def _nearest_set(name: str) -> str:

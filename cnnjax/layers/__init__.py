@@ -11,6 +11,7 @@ from cnnjax.layers.dropout import Dropout, StochasticDepth
 from cnnjax.layers.layer_scale import LayerScale
 from cnnjax.layers.normalization import (
     GROUP_SIZE,
+    LOCAL_RESPONSE,
     NORMALIZATIONS,
     BatchNorm,
     GroupNorm,

@@ -1,5 +1,7 @@
 """Convolutions over all input channels with weights shared by all positions, and their relatives."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,19 +126,55 @@ class ConvTranspose(nn.Module):
         return y if bias is None else kernels.add_bias(y, bias)
 
 
-class LocallyConnected(nn.ConvLocal):
-    """A convolution whose weights are not shared: each position has its own ("locally connected", LeCun 1989).
+class LocallyConnected(nn.Module):
+    """A convolution whose weights are not shared: each position has its own (LeCun 1989; Taigman et al. 2014).
 
-    As `flax.linen.ConvLocal`. Raises DoesNotFit where the kernel finds no position on the input.
+    `[B, *spatial, C]` -> `[B, *positions, features]`; padding, strides and dilation as of `Conv`. Parameters as
+    `flax.linen.ConvLocal`: `kernel` `[*positions, C * window, features]`, channels slowest, and `bias`
+    `[*positions, features]`. They begin as those of a convolution: by default each position counts its own inputs only.
+
+    Raises:
+      DoesNotFit: the kernel finds no position on the input.
     """
 
-    @nn.nowrap  # else Flax takes this and Flax's own for two calls
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] | None = None
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] | None = None
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = None
+    bias_init: Any = nn.initializers.zeros_init()
+
+    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = per_axis(self.kernel_size, 1)
+        size, sizes = per_axis(self.kernel_size, 1), x.shape[1:-1]
         strides, dilation = (per_axis(v, len(size)) for v in (self.strides, self.kernel_dilation))
         window = [(k - 1) * d + 1 for k, d in zip(size, dilation)]
-        check_fits(self, x.shape[1:-1], window, explicit_padding(self.padding, x.shape[1:-1], window, strides))
-        return super().__call__(x)
+        pads = explicit_padding(self.padding, sizes, window, strides)
+        check_fits(self, sizes, window, pads)
+        positions = tuple((n + sum(p) - w) // s + 1 for n, p, w, s in zip(sizes, pads, window, strides))
+        axes = tuple(range(len(size)))
+        init = self.kernel_init or nn.initializers.lecun_normal(batch_axis=axes)
+        shape = (*positions, x.shape[-1] * math.prod(size), self.features)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        own = (*positions, self.features)
+        bias = self.param("bias", self.bias_init, own, self.param_dtype) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+        taps = [
+            x[(slice(None), *(slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, positions, strides)))]
+            for tap in itertools.product(*(range(0, w, d) for w, d in zip(window, dilation)))
+        ]
+        seen = jnp.stack(taps, -1).reshape(x.shape[0], *positions, -1)
+        contracted = (len(size) + 1,), (len(size),)
+        each = tuple(axis + 1 for axis in axes), axes  # [*positions, B, features]
+        y = kernels.dense(seen, kernel, (contracted, each), precision=self.precision)
+        y = jnp.moveaxis(y, len(size), 0)
+        return y if bias is None else y + bias[None]
 
 
 class InterpolateConv(nn.Module):

@@ -111,6 +111,7 @@ class LocalResponseNorm(nn.Module):
 
 GROUP_SIZE = 8  # channels
 NORMALIZATIONS = ("batch", "group", "layer", "none")
+LOCAL_RESPONSE = "local_response"  # a kind besides: it belongs after the non-linearity, so that a block must know of it
 
 
 def normalization(kind: str, train: bool, **kwargs):
@@ -123,4 +124,6 @@ def normalization(kind: str, train: bool, **kwargs):
         return LayerNorm(**kwargs)
     if kind == "none":
         return lambda x: x
+    if kind == LOCAL_RESPONSE:
+        return LocalResponseNorm()
     raise ValueError(f"There is no normalisation {kind!r}: one of {', '.join(NORMALIZATIONS)}.")

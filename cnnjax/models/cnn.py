@@ -1,10 +1,13 @@
 """A small convolutional network whose every part is a knob: the place for a first experiment and for ablations.
 
 Stages of convolution, normalisation and activation, each stage but the last ended by downsampling, then global average
-pooling or a flattened dense head.
+pooling or a flattened dense head. Two knobs take away what makes it a CNN: `connections` lets each position have weights of
+its own, or connects everything (the networks of LeCun 1989, "Generalization and network design strategies"), and
+`downsampling` none keeps the field of view small; dilation widens it instead (Yu & Koltun 2016).
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -14,6 +17,8 @@ from cnnjax import layers
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.knobs import knob
 
+NORMALIZATIONS = (*layers.NORMALIZATIONS, layers.LOCAL_RESPONSE)
+
 
 @dataclasses.dataclass(slots=True)
 class Options:
@@ -21,10 +26,21 @@ class Options:
     channels: tuple[int, ...] = knob((32, 64, 128), "channels of each stage", low=1)
     blocks: int = knob(2, "convolutions in each stage", low=1)
     kernel_size: int = knob(3, "pixels: side of each convolution", low=1, high=63)
+    connections: str = knob(
+        "shared",
+        "weights of each convolution: shared by all positions, or each has its own (local); or all inputs and outputs "
+        "of the layer connected (full)",
+        choices=("shared", "local", "full"),
+    )
     activation: str = knob("relu", "non-linearity", choices=tuple(layers.ACTIVATIONS))
-    normalization: str = knob("batch", "after each convolution", choices=layers.NORMALIZATIONS)
+    normalization: str = knob(
+        "batch", "after each convolution; local_response (AlexNet): after its non-linearity", choices=NORMALIZATIONS
+    )
     downsampling: str = knob(
-        "max", "between stages: 2x2 pooling, or stride 2 in the next convolution", choices=("max", "average", "stride")
+        "max",
+        "between stages: 2x2 pooling, stride 2 in the next convolution, or none; dilation: none, and stage n (from 0) "
+        "looks at every 2^n-th pixel",
+        choices=(*layers.POOLINGS, "stride", "dilation", "none"),
     )
     hidden: tuple[int, ...] = knob(
         (), "widths of dense layers before the last; with any, the head is flattened instead of averaged", low=1
@@ -47,11 +63,13 @@ class Options:
 
 
 class Block(nn.Module):
-    """Convolution, normalisation, activation. `[B, H, W, C]` -> `[B, H/stride, W/stride, features]`."""
+    """Convolution, normalisation, activation. `[B, H, W, C]` -> `[B, H/stride, W/stride, features]`, rounded up."""
 
     features: int
     kernel_size: int
     stride: int
+    dilation: int
+    connections: str
     normalization: str
     activation: str
     train: bool
@@ -59,15 +77,19 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = layers.Conv(
-            self.features,
-            (self.kernel_size,) * 2,
-            strides=self.stride,
-            use_bias=self.normalization == "none",
-            dtype=self.dtype,
-        )(x)
-        x = layers.normalization(self.normalization, self.train, dtype=self.dtype)(x)
-        return layers.activation(self.activation)(x)
+        x = self._connected(x)
+        norm = layers.normalization(self.normalization, self.train, dtype=self.dtype)
+        activation = layers.activation(self.activation)
+        return norm(activation(x)) if self.normalization == layers.LOCAL_RESPONSE else activation(norm(x))
+
+    def _connected(self, x: jax.Array) -> jax.Array:
+        kwargs = dict(use_bias=self.normalization in ("none", layers.LOCAL_RESPONSE), dtype=self.dtype)
+        if self.connections == "full":
+            shape = (*(-(-n // self.stride) for n in x.shape[1:-1]), self.features)
+            return layers.Dense(math.prod(shape), **kwargs)(layers.Flatten()(x)).reshape(x.shape[0], *shape)
+        kind = layers.Conv if self.connections == "shared" else layers.LocallyConnected
+        size = (self.kernel_size,) * 2
+        return kind(self.features, size, strides=self.stride, kernel_dilation=self.dilation, **kwargs)(x)
 
 
 class CNN(nn.Module):
@@ -82,7 +104,8 @@ class CNN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[B, H, W, C]` -> logits `[B, num_classes]` float32."""
         o = self.options
-        smallest = 2 ** (len(o["channels"]) - 1)
+        pools = o["downsampling"] in layers.POOLINGS
+        smallest = 2 ** (len(o["channels"]) - 1) if pools or o["downsampling"] == "stride" else 1
         if min(x.shape[1:3]) < smallest:
             raise DoesNotFit(
                 f"A cnn of {len(o['channels'])} stages needs pictures of at least {smallest}x{smallest}, "
@@ -91,7 +114,7 @@ class CNN(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         x = x.astype(self.dtype)
         for stage, features in enumerate(o["channels"]):
-            if stage and o["downsampling"] != "stride":
+            if stage and pools:
                 x = layers.pooling(o["downsampling"], (2, 2))(x)
             for index in range(o["blocks"]):
                 stride = 2 if stage and index == 0 and o["downsampling"] == "stride" else 1
@@ -99,6 +122,8 @@ class CNN(nn.Module):
                     features,
                     o["kernel_size"],
                     stride,
+                    2**stage if o["downsampling"] == "dilation" else 1,
+                    o["connections"],
                     o["normalization"],
                     o["activation"],
                     train,

@@ -13,6 +13,8 @@
   853,018 parameters with ten classes.
 - wrn28_10: Zagoruyko & Komodakis 2016, table 1, with pre-activation. 36,479,194 parameters with ten classes.
 
+With shortcut=none each is the plain network of as many layers, to compare with (He et al. 2015, section 4.2).
+
 Convolutions begin as in He et al. 2015, "Delving deep into rectifiers" (fan out); the last layer from N(0, 0.01) as in
 Goyal et al. 2017, "Accurate, large minibatch SGD", 5.1.
 """
@@ -47,8 +49,9 @@ class Options:
     stride_in: str = knob("3x3", "the convolution of a bottleneck that has its stride", choices=("3x3", "1x1"))
     shortcut: str = knob(
         "projection",
-        "where shapes change: 1x1 convolution (option B), or every other pixel and channels of zeros (option A)",
-        choices=("projection", "padding"),
+        "where shapes change: 1x1 convolution (option B), or every other pixel and channels of zeros (option A); none: a "
+        "plain network, without any",
+        choices=("projection", "padding", "none"),
     )
     zero_init_residual: bool = knob(False, "residual branches begin as zeros, by their last scales (v2: last kernels)")
     dropout: float = knob(0.0, "probability, before the last convolution of each block", low=0, below=1)
@@ -67,6 +70,10 @@ class Options:
         )
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
+        if self.shortcut == "none" and self.zero_init_residual:
+            raise UserError(
+                "config.model.zero_init_residual needs shortcuts: without them only zeros would get through."
+            )
         if self.block == "bottleneck" and round(self.width * self.widening) < 1:
             raise UserError(
                 f"config.model.widening={self.widening} leaves no channel inside the first stage's bottlenecks."
@@ -100,7 +107,7 @@ class Block(nn.Module):
         for index, (features, side, stride, groups) in enumerate(self.convolutions, 1):
             if self.pre_activation and not (index == 1 and self.activated):
                 y = layers.ReLU(name=f"relu{index}")(self.norm(f"norm{index}", y))
-            if index == 1:
+            if index == 1 and self.shortcut != "none":
                 shortcut = self.shortened(x, y)
             if index == last:
                 y = layers.Dropout(self.dropout, deterministic=not self.train)(y)
@@ -110,7 +117,8 @@ class Block(nn.Module):
                 y = self.norm(f"norm{index}", y, zero)
                 if index < last:
                     y = layers.ReLU(name=f"relu{index}")(y)
-        y = y + shortcut
+        if self.shortcut != "none":
+            y = y + shortcut
         return y if self.pre_activation else layers.ReLU(name=f"relu{last}")(y)
 
     def conv(self, name: str, x: jax.Array, features: int, side: int, stride: int, groups: int = 1, zero: bool = False):

@@ -83,6 +83,19 @@ def test_a_layer_that_is_called_twice_has_its_weights_once():
     assert [row.field_of_view[0].size for row in table.rows] == [3, 3, 5]
 
 
+def test_unshared_weights_cost_memory_not_work():
+    """3x3 from 4 to 8 channels, stride 2: at 5x6 positions the same 288 products, but a kernel and a bias for each."""
+    conv, local = (layer_table(kind(8, (3, 3), strides=2), IMAGE) for kind in (layers.Conv, layers.LocallyConnected))
+    assert (conv.parameters, local.parameters) == (288 * 1 + 8, 5 * 6 * (288 + 8))
+    assert conv.macs == local.macs == 5 * 6 * 288
+    (row,), (shared,) = local.rows, conv.rows
+    assert row.learnables == dict(kernel=(5, 6, 36, 8), bias=(5, 6, 8)) and row.shape == shared.shape == (1, 5, 6, 8)
+    assert [view.size for view in row.field_of_view] == [3, 3]
+    assert all(type(view.size) is int for view in row.field_of_view), "as JSON has it"
+    for one, other in zip(row.field_of_view, shared.field_of_view):
+        assert one[:4] == other[:4]  # size, stride, padding, offset
+
+
 def test_bfloat16_takes_half_the_memory():
     class Half(nn.Module):
         @nn.compact

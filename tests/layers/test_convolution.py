@@ -134,6 +134,58 @@ def test_locally_connected_with_one_kernel_everywhere_is_a_convolution():
     assert shapes["params"]["kernel"].shape == (4, 4, 18, 4)
 
 
+LOCAL = [
+    ((2, 5), (3,), 3, (1,), (1,), "SAME"),
+    ((1, 9), (2,), 2, (2,), (3,), "VALID"),
+    ((2, 6, 5), (3, 2), 4, (2, 1), (1, 2), "SAME"),
+    ((1, 5, 6), (3, 3), 2, (2, 3), (1, 1), [(2, 0), (1, 1)]),
+    ((1, 3, 4, 3), (2, 2, 1), 2, (1, 2, 1), (1, 1, 1), "VALID"),
+]
+
+
+@pytest.mark.parametrize("sizes, window, features, strides, dilation, padding", LOCAL)
+def test_locally_connected_against_a_loop_over_positions(sizes, window, features, strides, dilation, padding):
+    """Each position has its own kernel and bias; forward and gradients of all three."""
+    rng, channels = np.random.default_rng(0), 3
+    wide = [(k - 1) * d + 1 for k, d in zip(window, dilation)]
+    pads = references.same(sizes[1:], wide, strides) if padding == "SAME" else padding
+    pads = [(0, 0)] * len(window) if padding == "VALID" else pads
+    counts = [(n + sum(p) - w) // s + 1 for n, p, w, s in zip(sizes[1:], pads, wide, strides)]
+    x = rng.normal(size=(*sizes, channels))
+    kernel = rng.normal(size=(*counts, channels * np.prod(window), features))
+    bias = rng.normal(size=(*counts, features))
+
+    def reference(x, kernel, bias):
+        x = np.pad(x, [(0, 0), *pads, (0, 0)])
+        y = np.zeros((len(x), *counts, features))
+        for place in np.ndindex(*counts):
+            cut = [slice(p * s, p * s + w, d) for p, s, w, d in zip(place, strides, wide, dilation)]
+            seen = np.moveaxis(x[(slice(None), *cut)], -1, 1).reshape(len(x), -1)  # channels slowest
+            y[(slice(None), *place)] = seen @ kernel[place] + bias[place]
+        return y
+
+    def function(dtype):
+        layer = layers.LocallyConnected(features, window, strides, padding, dilation, dtype=dtype)
+        return lambda x, kernel, bias: layer.apply(dict(params=dict(kernel=kernel, bias=bias)), x)
+
+    references.agrees(function, reference, x, kernel, bias, rng=rng)
+    shapes = jax.eval_shape(layers.LocallyConnected(features, window, strides, padding, dilation).init,
+                            jax.random.key(0), jnp.zeros(x.shape))["params"]  # fmt: skip
+    assert {name: leaf.shape for name, leaf in shapes.items()} == dict(kernel=kernel.shape, bias=bias.shape)
+
+
+def test_locally_connected_begins_as_a_convolution():
+    """Each position by its own fan-in of 3 * 3 * 16, on however many positions."""
+    layer = layers.LocallyConnected(32, (3, 3), use_bias=False)
+    (kernel,) = jax.tree.leaves(layer.init(jax.random.key(0), jnp.zeros((1, 6, 5, 16))))
+    assert kernel.shape == (6, 5, 144, 32) and kernel.var() == pytest.approx(1 / 144, rel=0.02)
+
+
+def test_locally_connected_says_what_does_not_fit():
+    with pytest.raises(DoesNotFit, match="At LocallyConnected 2 positions arrive, less than its window of 3"):
+        layers.LocallyConnected(1, (3,), padding="VALID").init(jax.random.key(0), jnp.ones((1, 2, 1)))
+
+
 def test_what_does_not_fit_is_named():
     with pytest.raises(DoesNotFit, match="At Conv 4x3 positions arrive, less than its window of 5x1"):
         layers.Conv(1, (3, 1), padding="VALID", kernel_dilation=(2, 1)).init(jax.random.key(0), jnp.ones((1, 4, 3, 1)))

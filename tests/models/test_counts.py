@@ -119,6 +119,33 @@ def test_shortcuts_without_parameters_take_every_other_pixel_and_pad_the_channel
     assert (y == expected).all()
 
 
+@pytest.mark.parametrize("name", ["resnet20_cifar", "resnet18v2", "resnet50"])
+def test_without_shortcuts_a_residual_network_is_its_convolutions_one_after_another(name):
+    """He et al. 2015, 4.2: a plain network; with shortcuts without parameters it has as many as the residual one."""
+    options = models.options(name).narrow()
+    residual = count(options, 3)
+    options.shortcut = "none"
+    params = shapes(options, 3)
+    blocks = [block for block in params if block.startswith("stage")]
+    assert not any("shortcut" in layer for block in blocks for layer in params[block])
+    assert (count(options, 3) == residual) == (name == "resnet20_cifar")
+
+
+def test_a_plain_block_by_hand():
+    """Of branches that are zeros nothing is left; with a shortcut the input is."""
+    x = jnp.arange(1.0, 1 + 4 * 4 * 2).reshape(1, 4, 4, 2)
+    for shortcut, expected in (("padding", x), ("none", jnp.zeros_like(x))):
+        block = Block(((2, 3, 1, 1), (2, 3, 1, 1)), False, False, shortcut, True, 0.0, False, jnp.float32)
+        assert (block.apply(block.init(jax.random.key(0), x), x) == expected).all()
+
+
+def test_a_plain_network_does_not_begin_with_zeros():
+    options = models.options("resnet20_cifar")
+    options.shortcut, options.zero_init_residual = "none", True
+    with pytest.raises(UserError, match="zero_init_residual needs shortcuts"):
+        options.build(10)
+
+
 def test_groups_that_do_not_divide_the_channels_are_refused():
     options = models.options("resnext50_32x4d")
     options.width = 40

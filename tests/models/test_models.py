@@ -17,6 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.inspection.certificate import certify
 from cnnjax.inspection.field_of_view import field_of_view
 from cnnjax.inspection.layer_table import layer_table, output_of
+from cnnjax.models import cnn
 from cnnjax.run_directory.checkpoint import Checkpoints
 
 SHAPE = (4, 16, 16, 1)
@@ -265,8 +266,8 @@ def test_cnn_counts_by_hand():
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == (72 + 4) + (288 + 8) + (128 * 5 + 5) + (5 * 3 + 3)
 
 
-@pytest.mark.parametrize("downsampling", ["max", "average", "stride"])
-@pytest.mark.parametrize("normalization", layers.NORMALIZATIONS)
+@pytest.mark.parametrize("downsampling", ["max", "average", "stride", "dilation", "none"])
+@pytest.mark.parametrize("normalization", cnn.NORMALIZATIONS)
 def test_cnn_options(downsampling, normalization):
     options = models.options("cnn")
     options.channels, options.downsampling, options.normalization, options.dropout = (
@@ -279,6 +280,74 @@ def test_cnn_options(downsampling, normalization):
     rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
     logits, _ = jit(lambda images: model.init_with_output(rngs, images, train=True))(jnp.ones(SHAPE))
     assert logits.shape == (4, 3) and bool(jnp.isfinite(logits).all())
+
+
+@pytest.mark.parametrize(
+    "downsampling, size, side",
+    [("none", 13, 16), ("dilation", 29, 16), ("stride", 23, 4), ("max", 32, 4), ("average", 32, 4)],
+)
+def test_cnn_widens_its_field_of_view_as_it_is_told(downsampling, size, side):
+    """Six 3x3 convolutions in three stages add 2 * 6; 4 * (1 + 2 + 4); 4 + 2 + 4 + 4 + 8; 4 + (1 + 8) + (2 + 16)."""
+    options = models.options("cnn")
+    options.channels, options.downsampling = (8, 8, 8), downsampling
+    table = layer_table(options.build(3), jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32), train=False)
+    last = [row for row in table.rows if len(row.shape) == 4][-1]
+    assert last.field_of_view[0].size == size and last.shape == (1, side, side, 8)
+    assert table.parameters == 9 * 8 * (1 + 5 * 8) + 6 * 16 + 8 * 3 + 3
+
+
+@pytest.mark.parametrize("connections", ["shared", "local", "full"])
+def test_cnn_counts_at_equal_layer_sizes(connections):
+    """LeCun 1989: 8x8x2 pixels, 8x8x4 and 4x4x6 units, 5 and 3. Units are alike; what differs is who is connected."""
+    options = models.options("cnn")
+    options.channels, options.blocks, options.hidden, options.normalization = (4, 6), 1, (5,), "none"
+    options.downsampling, options.connections = "stride", connections
+    table = layer_table(options.build(3), jax.ShapeDtypeStruct((1, 8, 8, 2), jnp.float32), train=False)
+    first, second = 9 * 2 * 4, 9 * 4 * 6  # weights of one position
+    weights = dict(
+        shared=first + 4 + second + 6,
+        local=64 * (first + 4) + 16 * (second + 6),
+        full=128 * 256 + 256 + 256 * 96 + 96,
+    )
+    work = 128 * 256 + 256 * 96 if connections == "full" else 64 * first + 16 * second
+    assert table.parameters == weights[connections] + (96 * 5 + 5) + (5 * 3 + 3)
+    assert table.macs == work + 96 * 5 + 5 * 3
+    units = [row.shape for row in table.rows if row.type == "ReLU"]
+    assert units == [(1, 8, 8, 4), (1, 4, 4, 6), (1, 5)]
+    views = [row.field_of_view[0].size for row in table.rows if row.type == "ReLU"][:2]
+    assert views == ([8, 8] if connections == "full" else [3, 5])
+
+
+def test_cnn_with_the_same_kernel_everywhere_is_a_convolution():
+    """The weights of a convolution laid down at each position; everything else is as it was."""
+    options = models.options("cnn")
+    options.channels, options.blocks, options.normalization, options.downsampling = (4, 6), 1, "none", "stride"
+    images = jax.random.normal(jax.random.key(0), (2, 7, 7, 2))
+    shared = options.build(3)
+    options.connections = "local"
+    local = options.build(3)
+    params = shared.init(jax.random.key(1), images)["params"]
+    spread = dict(params)
+    for name, side in (("stage0_block0", 7), ("stage1_block0", 4)):
+        kernel, bias = params[name]["Conv_0"]["kernel"], params[name]["Conv_0"]["bias"] + 0.1
+        params[name]["Conv_0"]["bias"] = bias
+        flat = kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[-1])
+        everywhere = dict(kernel=jnp.tile(flat, (side, side, 1, 1)), bias=jnp.tile(bias, (side, side, 1)))
+        spread[name] = dict(LocallyConnected_0=everywhere)
+    expected = shared.apply(dict(params=params), images)
+    np.testing.assert_allclose(local.apply(dict(params=spread), images), expected, atol=1e-5)
+
+
+def test_cnn_puts_local_response_after_the_non_linearity():
+    """AlexNet's order: a constant 2 of one channel, through a 1x1 convolution of -1 and 1, ReLU, b = a / (2 + 1e-4 a^2)^0.75."""
+    options = models.options("cnn")
+    options.channels, options.blocks, options.kernel_size, options.normalization = (2,), 1, 1, "local_response"
+    params = dict(
+        stage0_block0=dict(Conv_0=dict(kernel=jnp.array([-1.0, 1.0]).reshape(1, 1, 1, 2), bias=jnp.zeros(2))),
+        output=dict(kernel=jnp.eye(2), bias=jnp.zeros(2)),
+    )
+    logits = options.build(2).apply(dict(params=params), jnp.full((1, 3, 3, 1), 2.0))
+    np.testing.assert_allclose(logits, [[0.0, 2 / (2 + 1e-4 * 4) ** 0.75]], rtol=1e-5)
 
 
 def test_cnn_refuses_pictures_that_vanish():

@@ -1,12 +1,13 @@
 """Elementwise primitives, and those that only move elements: reshape, slice, pad, concatenate, gather."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from cnnjax.inspection import intervals
-from cnnjax.inspection.intervals import NOTHING
+from cnnjax.inspection.intervals import NOTHING, Interval
 from cnnjax.inspection.propagation import Value, refuse, seen_by
 from cnnjax.inspection.rules.table import masked, output, rule, spatial_axes
 
@@ -125,7 +126,8 @@ def pad(eqn, inputs, cut_gates):
     """Zeros (or another constant) before, after and between; a negative amount cuts off."""
 
     def padded(interval):
-        for axis, (before, after, between) in enumerate(eqn.params["padding_config"]):
+        for axis, amounts in enumerate(eqn.params["padding_config"]):
+            before, after, between = map(int, amounts)  # NumPy's, perhaps
             if before or after or between:
                 size = inputs[0].shape[axis]
                 positions = before + after + (size - 1) * (between + 1) + 1
@@ -139,28 +141,36 @@ def pad(eqn, inputs, cut_gates):
 
 @rule("concatenate")
 def concatenate(eqn, inputs, cut_gates):
+    along = eqn.params["dimension"]
+    sizes = [value.shape[along] for value in inputs]
+    parts = lambda axis: [seen_by(value, axis) for value in inputs]
+    return [output(eqn, (_side_by_side(parts(axis), sizes, along) for axis in spatial_axes(inputs)))]
+
+
+@rule("stack")
+def stack(eqn, inputs, cut_gates):
+    along, rank = eqn.params["axis"], len(eqn.outvars[0].aval.shape)
+    others, sizes = [n for n in range(rank) if n != along], [1] * len(inputs)
+    parts = lambda axis: [intervals.placed(seen_by(value, axis), others, rank) for value in inputs]
+    return [output(eqn, (_side_by_side(parts(axis), sizes, along) for axis in spatial_axes(inputs)))]
+
+
+def _side_by_side(parts: Sequence[Interval], sizes: Sequence[int], along: int) -> Interval:
     """Each part keeps its own intervals; the law is that of all together where they move alike."""
-    along, sees = eqn.params["dimension"], []
-    for axis in spatial_axes(inputs):
-        parts = [seen_by(value, axis) for value in inputs]
-        laws = [i.affine for i in parts if not i.empty]
-        law = functools.reduce(intervals.joint_law, laws) if laws else None
-        if law and law.moves(along):
-            law = None
-        elif law and len({(one.low, one.high) if one else None for one in laws}) > 1 or law and len(laws) < len(parts):
-            law = law._replace(mixed=tuple(sorted({*law.mixed, along})))
-        arrays = []
-        for array in ("low", "high"):
-            wholes = [getattr(i, array) for i in parts]
-            shape = np.broadcast_shapes(*((*w.shape[:along], 1, *w.shape[along + 1 :]) for w in wholes))
-            wholes = [
-                np.broadcast_to(w, (*shape[:along], value.shape[along], *shape[along + 1 :]))
-                for w, value in zip(wholes, inputs)
-            ]
-            arrays.append(np.concatenate(wholes, along))
-        low, high = np.broadcast_arrays(*arrays)
-        sees.append(intervals.collapsed(low, high, law))
-    return [output(eqn, sees)]
+    laws = [i.affine for i in parts if not i.empty]
+    law = functools.reduce(intervals.joint_law, laws) if laws else None
+    if law and law.moves(along):
+        law = None
+    elif law and len({(one.low, one.high) if one else None for one in laws}) > 1 or law and len(laws) < len(parts):
+        law = law._replace(mixed=tuple(sorted({*law.mixed, along})))
+    arrays = []
+    for array in ("low", "high"):
+        wholes = [getattr(i, array) for i in parts]
+        shape = np.broadcast_shapes(*((*w.shape[:along], 1, *w.shape[along + 1 :]) for w in wholes))
+        wholes = [np.broadcast_to(w, (*shape[:along], size, *shape[along + 1 :])) for w, size in zip(wholes, sizes)]
+        arrays.append(np.concatenate(wholes, along))
+    low, high = np.broadcast_arrays(*arrays)
+    return intervals.collapsed(low, high, law)
 
 
 # --- Indices ----------------------------------------------------------------------------------------------------------
