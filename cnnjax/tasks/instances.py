@@ -14,13 +14,17 @@ def objects(foreground: np.ndarray, smallest: int = 0) -> np.ndarray:
 
     Pixels that touch at a corner alone are of different objects: a border one pixel wide then parts what it runs between.
     """
-    labels, _ = ndimage.label(foreground)
+    labels, count = ndimage.label(foreground, output=np.int32)
     if smallest > 1:
-        sizes = np.bincount(labels.ravel())
+        sizes = np.zeros(count + 1, np.int64)
+        for row in labels:  # row by row, here and below: a large picture is held once
+            np.add.at(sizes, row, 1)
         kept = sizes >= smallest
         kept[0] = False
-        labels = np.where(kept, np.cumsum(kept), 0)[labels]
-    return labels.astype(np.int32)
+        numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+        for row in labels:
+            row[:] = numbers[row]
+    return labels
 
 
 def contingency(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
