@@ -149,13 +149,19 @@ def predict_files(run: Run, paths: Sequence[Path], kernels: str = "auto") -> Ite
 def dataset_for(run: Run, data: Data) -> Dataset:
     """A data set brought to the shape that a run was trained on; its labels must mean the same classes.
 
+    Masks are read as the run's were, where nothing else is said of them.
+
     Raises:
       UserError: other classes, or another kind of pixels.
     """
     height, width, channels = run.record.image_shape
     shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
-    open_data = open_scenes if run.config.task == "segmentation" else open_dataset
-    dataset = open_data(dataclasses.replace(data, **shape))
+    data = dataclasses.replace(data, **shape)
+    if run.config.task == "segmentation":
+        same = all(getattr(data, name) == getattr(run.config.data, name) for name in ("mask_kind", "legend", "ignore"))
+        dataset = open_scenes(data, run.record.mask_code if same else None)
+    else:
+        dataset = open_dataset(data)
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."

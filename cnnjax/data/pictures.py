@@ -73,16 +73,23 @@ def probe(source: Source) -> tuple[int, int, int]:
     return image.height, image.width, len(image.getbands())
 
 
-def read_stored(source: Source) -> np.ndarray:
+def read_stored(source: Source, colours: bool = False) -> np.ndarray:
     """The pixels of a file as they are stored, upright: what a mask says.
 
+    Args:
+      colours: they are what counts: a palette is looked up.
+
     Returns:
-      [H, W] uint8 or uint16, of a palette its numbers, of one bit 0 and 1; or [H, W, 3] uint8 of colour. Alpha is left out.
+      [H, W] uint8 or uint16, of a palette its numbers, of one bit 0 and 1; or [H, W, 3] uint8 of colour, but where all three
+      are equal everywhere, which is grey. Alpha is left out.
 
     Raises:
       BadPicture: it cannot be read.
     """
-    pixels = np.array(_decoded(content(source), _as_stored))
+    in_colour = lambda image: image.convert("RGB") if image.mode in ("P", "PA") else _as_stored(image)
+    pixels = np.array(_decoded(content(source), in_colour if colours else _as_stored))
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
     return pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8)
 
 
