@@ -151,6 +151,8 @@ def test_pairs_of_ones_own(tmp_path, capsys):
         (("--config.data.placement=device",), "placement=device holds pictures of one size"),
         (("--config.segmentation.cross_entropy=0", "--config.segmentation.dice=0"), "there is no loss"),
         (("--config.segmentation.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
+        (("--config.segmentation.class_weights=" + ",".join("0" * 11),), "class_weights are all 0"),
+        (("--config.segmentation.margin=5000",), "tile=256 is too small"),
         (("--config.segmentation.crop=30",), "sides such as 28 or 32, not 30"),
         (("--config.segmentation.tile=20",), "tile=20 is too small"),
         (("--config.model.normalization=group", "--config.model.base=16"), "sees the whole picture"),
@@ -264,3 +266,33 @@ def test_parts_are_numbered_where_they_are_scored(trained, pictures, tmp_path):
     loaded.config.segmentation.objects = "parts"
     ((_, result),) = segmented.predict_files(loaded, [pictures / "a.png"], tmp_path / "out")
     assert pixels(tmp_path / "out/a_objects.png").max() == result["objects"]
+
+
+def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
+    """Masks and legend are found from anywhere; the run is scored on masks that hold fewer of its classes."""
+    monkeypatch.chdir(tmp_path)
+    for folder, values in dict(cells=(2, 7, 9), other=(2, 7)).items():
+        for i in range(4):
+            scene = digit_scenes.scene("train", i)
+            truth = np.array(values, np.uint8)[scene["instances"] % len(values)]
+            for kind, array in dict(images=scene["image"][..., 0], truth=truth).items():
+                (tmp_path / folder / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(tmp_path / folder / kind / f"{i}.png")
+    (tmp_path / "legend.json").write_text(json.dumps(dict(none=2, odd=7, even=9)))
+    experiment = os.path.join(os.path.dirname(os.path.dirname(__file__)), "experiments/folder_unet.py")
+    flags = (f"--config={experiment}", "--config.model.base=4", "--config.model.depth=1", "--config.schedule.warmup=0")
+    flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", "--config.devices=1")
+    flags += ("--config.segmentation.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
+    assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
+    assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["data"]["masks"] == f"{tmp_path}/cells/truth" and config["data"]["legend"] == f"{tmp_path}/legend.json"
+    (tmp_path / "legend.json").unlink()
+    monkeypatch.chdir(tmp_path / "run")
+    evaluate = ("evaluate", "--workdir=.", "--format=json", "--split=all")
+    assert run(*evaluate) == 0
+    capsys.readouterr()
+    other = (f"--config.data.data_dir={tmp_path}/other/images", f"--config.data.masks={tmp_path}/other/truth")
+    assert run(*evaluate, *other) == 0
+    classes = json.loads(capsys.readouterr().out)["classes"]
+    assert [row["name"] for row in classes] == ["none", "odd", "even"] and classes[2]["pixels"] == 0

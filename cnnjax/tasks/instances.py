@@ -27,6 +27,19 @@ def objects(foreground: np.ndarray, smallest: int = 0) -> np.ndarray:
     return labels
 
 
+def counted(true: np.ndarray, predicted: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `[H, W]`, true and predicted, without `ignored` pixels `[H, W]` bool: what is said of these counts for nothing.
+
+    Predicted objects more than half of whose pixels are ignored are dropped, for nobody knows whether they are there.
+    """
+    if not ignored.any():
+        return true, predicted
+    numbers = np.unique(predicted, return_inverse=True)[1].reshape(predicted.shape)
+    outside = np.bincount(numbers.ravel(), ~ignored.ravel())
+    kept = 2 * outside >= np.bincount(numbers.ravel())
+    return np.where(ignored, 0, true), np.where(ignored | ~kept[numbers], 0, predicted)
+
+
 def contingency(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(true label, predicted label, pixels they share) of every pair that shares any, `[n]` each; 0 is a label too."""
     true, predicted = (np.unique(labels, return_inverse=True) for labels in (true.ravel(), predicted.ravel()))
