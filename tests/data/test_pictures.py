@@ -435,10 +435,10 @@ def test_tiff(compression):
 
 
 def test_a_large_picture_is_copied_once():
-    pixels = RNG.integers(0, 256, (1000, 800, 3), dtype=np.uint8)
+    pixels = np.zeros((2000, 800, 3), np.uint8)
     file = encoded(pixels)
     tracemalloc.start()
     read_picture(file, channels=3, size=0, resize="crop")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4.2 * pixels.nbytes  # the file twice, which noise does not make smaller, the picture, and a strip
+    assert peak < 1.3 * pixels.nbytes  # what Python holds: the picture, and a strip
