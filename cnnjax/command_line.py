@@ -51,6 +51,11 @@ def only_changes(line, names: tuple[str, ...]) -> None:
             raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
 
 
+def kernels(line) -> str:
+    """Those that are asked for now: the run may have been trained on another machine."""
+    return line.config.kernels if "kernels" in line.overrides else "auto"
+
+
 def make_writable(folder: Path, flag: str) -> None:
     """Makes a folder, before hours are spent on what is to be written there. Raises UserError where that cannot be."""
     try:

@@ -135,7 +135,10 @@ class Segmentation:
         -1, "pixels of each tile's border that are thrown away; -1: as the field of view needs, which is exact", low=-1
     )
     seams: str = knob(
-        "crop", "of predict, where tiles meet: cut, or overlap and blend", choices=("crop", "blend"), kind=MACHINE
+        "crop",
+        "of predict alone, where tiles meet: cut, or overlap and blend; evaluation cuts",
+        choices=("crop", "blend"),
+        kind=MACHINE,
     )
     cross_entropy: float = knob(1.0, "weight of the cross-entropy in the loss", low=0)
     dice: float = knob(0.0, "weight of the soft Dice loss", low=0)
@@ -236,7 +239,8 @@ class Config:
     )
     epochs: float = knob(10.0, "length of the run in passes over train", above=0, kind=MACHINE)
     steps: int = knob(0, "length of the run in steps; 0: as epochs says", low=0, high=2**31 - 1, kind=MACHINE)
-    evaluate_every: float = knob(1.0, "epochs between evaluations of validation", above=0)
+    evaluate_every: float = knob(1.0, "how long between evaluations of validation", above=0)
+    evaluate_unit: str = knob("epochs", "unit of evaluate_every", choices=("epochs", "steps"))
     early_stopping: int = knob(0, "stop after this many evaluations without a better validation score; 0: never", low=0)
     label_smoothing: float = knob(0.0, "part of the target spread evenly over all classes", low=0, below=1)
     ema_decay: float = knob(0.0, "decay of the moving average of parameters that is evaluated; 0: none", low=0, below=1)

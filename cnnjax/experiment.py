@@ -99,6 +99,8 @@ def _check_segmentation(config: Config) -> None:
     options = config.segmentation
     if not (options.cross_entropy or options.dice or options.focal):
         raise UserError("config.segmentation.cross_entropy, dice and focal are all 0: there is no loss.")
+    if options.class_weights and not any(options.class_weights):
+        raise UserError("config.segmentation.class_weights are all 0: give a class a weight, or leave them out.")
 
 
 def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
@@ -117,7 +119,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
     )
-    segmenting = config.task == "segmentation"
+    segmenting, notes = config.task == "segmentation", ()
     dataset = (open_scenes if segmenting else open_dataset)(config.data)
     train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
@@ -127,6 +129,8 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     network = build_network(config, record)
     if segmenting:
         train, validation, test = scenes.examples(config, network, train, validation, test)
+        if config.segmentation.border_weight and not dataset.has_objects:
+            notes = ("config.segmentation.border_weight does nothing here: the masks do not number objects.",)
     steps_per_epoch = train.size / config.batch_size
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     if total_steps > LONGEST:
@@ -155,7 +159,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        notes=dataset.notes,
+        notes=dataset.notes + notes,
     )
 
 
@@ -274,9 +278,9 @@ def from_json(values: dict[str, Any]) -> Config:
     return config
 
 
-def steps_between(epochs: float, steps_per_epoch: float) -> int:
-    """A time in epochs as a whole number of steps, at least one."""
-    return max(1, math.floor(epochs * steps_per_epoch + 0.5))
+def steps_between(time: float, steps_per_unit: float) -> int:
+    """A time, in epochs say, as a whole number of steps, at least one."""
+    return max(1, math.floor(time * steps_per_unit + 0.5))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], kind: str) -> list[tuple[str, Any, Any]]:

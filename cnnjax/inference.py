@@ -56,8 +56,11 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
     return Run(config, record, network, variables, step)
 
 
-def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of images `[N, H, W, C]` as stored (uint8: 0..255) to probabilities `[N, K]`, compiled once."""
+def predictor(run: Run, kernels: str = "auto") -> Callable[[np.ndarray], np.ndarray]:
+    """A function of images `[N, H, W, C]` as stored (uint8: 0..255) to probabilities `[N, K]`, compiled once.
+
+    `kernels`, here and below, is as `config.kernels`.
+    """
     network = run.network
     if run.config.task == "segmentation":
         raise UserError("This run gives a class to each pixel: take segmenter.")
@@ -66,7 +69,7 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
         with jax.default_matmul_precision(run.config.matmul_precision):
             return network.task.predictions(evaluation.logits_of(network, variables, image))
 
-    compiled = parallel.compile_eval_step(parallel.layout(devices=1), outputs)
+    compiled = parallel.compile_eval_step(parallel.layout(devices=1, kernels=kernels), outputs)
     variables = jax.device_put(run.variables)
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -86,7 +89,9 @@ def predictor(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     return predict
 
 
-def segmenter(run: Run, blend: bool | None = None) -> Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]:
+def segmenter(
+    run: Run, blend: bool | None = None, kernels: str = "auto"
+) -> Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]:
     """A function of a picture `[H, W, C]` of any size, as stored, to rows of probabilities (top, `[rows, W, K]`), in order.
 
     The picture goes through the network in tiles, whose seams leave no trace; device memory does not grow with it.
@@ -107,7 +112,7 @@ def segmenter(run: Run, blend: bool | None = None) -> Callable[[np.ndarray], Ite
         with jax.default_matmul_precision(run.config.matmul_precision):
             return network.task.predictions(evaluation.logits_of(network, variables, image))
 
-    compiled = parallel.compile_eval_step(parallel.layout(devices=1), outputs)
+    compiled = parallel.compile_eval_step(parallel.layout(devices=1, kernels=kernels), outputs)
     blend = run.config.segmentation.seams == "blend" if blend is None else blend
 
     def segment(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -120,9 +125,9 @@ def segmenter(run: Run, blend: bool | None = None) -> Callable[[np.ndarray], Ite
     return segment
 
 
-def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
+def predict_files(run: Run, paths: Sequence[Path], kernels: str = "auto") -> Iterator[tuple[Path, np.ndarray | str]]:
     """For each picture file its probabilities `[K]`, or one line on why it cannot be read, in order."""
-    predict = predictor(run)
+    predict = predictor(run, kernels)
     height, width, channels = run.record.image_shape
     if channels not in (1, 3) or run.record.dtype.startswith("float"):
         raise UserError(
@@ -144,13 +149,19 @@ def predict_files(run: Run, paths: Sequence[Path]) -> Iterator[tuple[Path, np.nd
 def dataset_for(run: Run, data: Data) -> Dataset:
     """A data set brought to the shape that a run was trained on; its labels must mean the same classes.
 
+    Masks are read as the run's were, where nothing else is said of them.
+
     Raises:
       UserError: other classes, or another kind of pixels.
     """
     height, width, channels = run.record.image_shape
     shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
-    open_data = open_scenes if run.config.task == "segmentation" else open_dataset
-    dataset = open_data(dataclasses.replace(data, **shape))
+    data = dataclasses.replace(data, **shape)
+    if run.config.task == "segmentation":
+        same = all(getattr(data, name) == getattr(run.config.data, name) for name in ("mask_kind", "legend", "ignore"))
+        dataset = open_scenes(data, run.record.mask_code if same else None)
+    else:
+        dataset = open_dataset(data)
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."

@@ -93,13 +93,12 @@ def tiling_for(reach: Reach, largest: int, most: int, margin: int = -1, first: i
     before = context + -(-wanted // stride) * stride  # of the input; what is kept begins there
     thrown = 2 * before
     needed = thrown + -(-largest // stride) * stride
-    sides = first % stride + stride * np.arange(1 + max(most, 4 * LARGEST) // stride)
-    fitting = sides[sides >= thrown + stride]
-    tile = int(fitting[np.searchsorted(fitting, min(needed, max(most - stride + 1, 0)))])
+    fitting = lambda side: side + (first - side) % stride  # the next that the network takes
+    tile = fitting(max(thrown + stride, min(needed, most - stride + 1)))
     if tile > most:
         raise UserError(
             f"config.segmentation.tile={most} is too small: with margins of {before} pixels on each side this network "
-            f"needs at least {int(fitting[0])}."
+            f"needs at least {fitting(thrown + stride)}."
         )
     kept = (tile - thrown) // stride * stride
     return Tiling(tile, kept, before, tile - reach.shrinks)

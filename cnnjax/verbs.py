@@ -36,7 +36,7 @@ def train(arguments: list[str]) -> int:
     config = command_line.required(line, "train")
     place = processes.place_of(*(line.flags[name] for name in ("coordinator", "processes", "process")))
     workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
-    for section, name in ((config.data, "data_dir"), (config, "init_from")):
+    for section, name in (*((config.data, n) for n in ("data_dir", "masks", "legend")), (config, "init_from")):
         if getattr(section, name):  # the run is read again from elsewhere
             setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
     require_source(config, workdir)
@@ -66,7 +66,7 @@ def evaluate(arguments: list[str]) -> int:
     devices = line.config.devices
     if "devices" not in line.overrides:  # the run may have been trained on a larger machine
         devices = min(devices, len(jax.devices()))
-    layout = parallel.layout(devices, kernels=line.config.kernels if "kernels" in line.overrides else "auto")
+    layout = parallel.layout(devices, kernels=command_line.kernels(line))
     batch_size = experiment.eval_batch_size(line.config)
     parallel.check_divisible(layout, batch_size, "eval_batch_size")
     eval_step = parallel.compile_eval_step(layout, evaluation.eval_step_of(run.network, run.config.matmul_precision))
@@ -83,7 +83,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def predict(arguments: list[str]) -> int:
-    from cnnjax import inference, launch
+    from cnnjax import inference, launch, segmented
     from cnnjax.data.folder import list_pictures
     from cnnjax.parallel import use_compilation_cache
 
@@ -94,13 +94,14 @@ def predict(arguments: list[str]) -> int:
     top = line.flags["top"]
     if not (top.isascii() and top.isdigit()) or int(top) < 1:
         raise UserError(f"--top must be a whole number of at least 1, not {top!r}.")
-    paths = list_pictures([Path(argument) for argument in line.arguments])
+    segmenting = line.config.task == "segmentation"
+    paths = list_pictures(map(Path, line.arguments), segmented.ENDINGS if segmenting else ())
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     use_compilation_cache()
-    if run.config.task == "segmentation":
-        return _segment(run._replace(config=line.config), paths, line.flags)
+    if segmenting:
+        return _segment(run._replace(config=line.config), paths, line)
     names, failed, rows = run.record.class_names, 0, []
-    for path, result in inference.predict_files(run, paths):
+    for path, result in inference.predict_files(run, paths, command_line.kernels(line)):
         if isinstance(result, str):
             failed += 1
             print(f"cnnjax: {path} {result}.", file=sys.stderr)
@@ -116,27 +117,28 @@ def predict(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _segment(run, paths: list[Path], flags: dict) -> int:
+def _segment(run, paths: list[Path], line) -> int:
     """`predict` of a run that gives a class to every pixel."""
     from cnnjax import segmented
 
+    flags = line.flags
     folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
     failed, rows = 0, []
-    for path, result in segmented.predict_files(run, paths, folder):
-        if isinstance(result, str):
-            failed += 1
-            print(f"cnnjax: {path} {result}.", file=sys.stderr)
-            continue
-        rows.append(dict(file=str(path)) | result)
-        if flags["format"] == "text":
-            areas = sorted(result["classes"], key=lambda row: -row["pixels"])
-            shown = "  ".join(f"{c['name']} {c['share']:.1%}" for c in areas if c["pixels"])
-            objects = f"  {result['objects']} object{'s' * (result['objects'] != 1)}" if "objects" in result else ""
-            print(f"{path}:  {shown}{objects}")
-    segmented.write_areas(folder, rows)
-    print(
-        json.dumps(rows, indent=2) if flags["format"] == "json" else f"Masks, overlays and areas.json are in {folder}"
-    )
+    try:
+        for path, result in segmented.predict_files(run, paths, folder, command_line.kernels(line)):
+            if isinstance(result, str):
+                failed += 1
+                print(f"cnnjax: {path} {result}.", file=sys.stderr)
+                continue
+            rows.append(dict(file=str(path)) | result)
+            if flags["format"] == "text":
+                print(f"{path}:  {segmented.in_words(result)}")
+    finally:  # whatever ended it, what was done is there
+        segmented.write_areas(folder, rows)
+    if flags["format"] == "json":
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        print(f"Masks, overlays and areas.json are in {folder}")
     return 1 if failed else 0
 
 

@@ -16,9 +16,12 @@ def get_config() -> Config:
     config.augmentation.flip = config.augmentation.flip_vertical = True
     config.augmentation.brightness = config.augmentation.contrast = 0.2
 
-    config.batch_size, config.steps, config.evaluate_every = 8, 2000, 2.0
+    # In steps, since an epoch may be a few of them or thousands, as pictures are small and few or large and many.
+    config.batch_size, config.steps = 8, 2000
+    config.evaluate_every, config.evaluate_unit = 200, "steps"
+    config.schedule.warmup, config.schedule.unit = 50, "steps"
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3
-    config.optimizer.weight_decay, config.schedule.warmup = 1e-2, 0.5
+    config.optimizer.weight_decay = 1e-2
     config.ema_decay = 0.995
     config.checkpoint.best_metric = "mean_iou"
     return config

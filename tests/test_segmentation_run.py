@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import cli, inference
+from cnnjax import cli, inference, segmented
 from cnnjax.data import digit_scenes
 
 SMALL = (
@@ -151,6 +151,8 @@ def test_pairs_of_ones_own(tmp_path, capsys):
         (("--config.data.placement=device",), "placement=device holds pictures of one size"),
         (("--config.segmentation.cross_entropy=0", "--config.segmentation.dice=0"), "there is no loss"),
         (("--config.segmentation.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
+        (("--config.segmentation.class_weights=" + ",".join("0" * 11),), "class_weights are all 0"),
+        (("--config.segmentation.margin=5000",), "tile=256 is too small"),
         (("--config.segmentation.crop=30",), "sides such as 28 or 32, not 30"),
         (("--config.segmentation.tile=20",), "tile=20 is too small"),
         (("--config.model.normalization=group", "--config.model.base=16"), "sees the whole picture"),
@@ -182,3 +184,115 @@ def test_predict_refuses_what_it_cannot_write(trained, pictures, tmp_path, capsy
         "pictures2_a_jpg_mask.png",
         "pictures2_a_png_mask.png",
     }
+
+
+def test_predict_overwrites_nothing_of_others(trained, pictures, tmp_path, capsys):
+    truth = np.full((64, 64), 255, np.uint8)
+    (pictures / "broken.png").unlink()
+    Image.fromarray(truth).save(pictures / "a_mask.png")
+    masks = tmp_path / "masks"
+    shutil.copytree(pictures, masks, ignore=shutil.ignore_patterns("?.png"))
+    predict = ("predict", str(pictures), f"--workdir={trained}")
+    for folder, says in ((pictures, "holds pictures that are to be predicted"), (masks, "predict did not write it")):
+        assert run(*predict, f"--output={folder}") == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1 and str(folder) in err
+    for folder in (pictures, masks):
+        np.testing.assert_array_equal(pixels(folder / "a_mask.png"), truth)
+    assert {path.name for path in masks.iterdir()} == {"a_mask.png"}
+    for _ in range(2):  # its own files it may write again; the true mask is no picture
+        assert run(*predict, f"--output={tmp_path / 'out'}", "--format=json") == 0
+        assert [os.path.basename(row["file"]) for row in json.loads(capsys.readouterr().out)] == [
+            "a.png",
+            "b.png",
+            "c.png",
+        ]
+
+
+def test_pictures_made_of_pictures_are_left_out(pictures):
+    from cnnjax.data.folder import list_pictures
+
+    for name in ("a_mask.png", "b_overlay.png", "b_objects.png", "lonely_mask.png"):
+        shutil.copy(pictures / "a.png", pictures / name)
+    listed = [path.name for path in list_pictures([pictures], segmented.ENDINGS)]
+    assert listed == ["a.png", "b.png", "broken.png", "c.png", "lonely_mask.png"]
+    assert list_pictures([pictures / "a_mask.png"], segmented.ENDINGS) == [pictures / "a_mask.png"]
+    assert len(list_pictures([pictures])) == 8
+
+
+def test_too_many_objects_in_one_picture_stop_no_other(trained, pictures, tmp_path, capsys, monkeypatch):
+    many = lambda mask, smallest: np.full(mask.shape, 70_000 if len(mask) == 150 else 3, np.int32)
+    monkeypatch.setattr(segmented, "objects", many)
+    assert run("predict", str(pictures), f"--workdir={trained}", f"--output={tmp_path / 'out'}") == 1
+    captured = capsys.readouterr()
+    assert "b.png has 70,000 objects: at most 65,535 can be numbered" in captured.err and captured.err.count("\n") == 2
+    assert [row["objects"] for row in json.loads((tmp_path / "out/areas.json").read_text())] == [3, 3]
+    assert not (tmp_path / "out/b_mask.png").exists() and (tmp_path / "out/c_objects.png").exists()
+
+
+def test_areas_of_what_was_done_are_kept(trained, pictures, tmp_path, capsys, monkeypatch):
+    write = segmented._write_overlay
+
+    def full(path, image, mask):
+        if path.name.startswith("b"):
+            raise OSError(28, "No space left on device", str(path))
+        write(path, image, mask)
+
+    monkeypatch.setattr(segmented, "_write_overlay", full)
+    assert run("predict", str(pictures), f"--workdir={trained}", f"--output={tmp_path / 'out'}") == 1
+    assert "b_overlay.png cannot be written: No space left" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "out/areas.json").read_text())
+    assert [os.path.basename(row["file"]) for row in rows] == ["a.png"]
+
+
+def test_nothing_written_is_not_said_to_be_there(trained, pictures, tmp_path, capsys):
+    assert run("predict", str(pictures / "broken.png"), f"--workdir={trained}", f"--output={tmp_path / 'out'}") == 1
+    assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
+
+
+def test_predict_heeds_the_kernels(trained, pictures, tmp_path, monkeypatch):
+    from cnnjax import parallel
+
+    chosen, layout = [], parallel.layout
+    monkeypatch.setattr(parallel, "layout", lambda *a, **k: chosen.append(k.get("kernels", "auto")) or layout(*a, **k))
+    predict = ("predict", str(pictures / "c.png"), f"--workdir={trained}", f"--output={tmp_path}/out")
+    assert run(*predict, "--config.kernels=xla") == run(*predict) == 0
+    assert chosen == ["xla", "auto"]
+
+
+def test_parts_are_numbered_where_they_are_scored(trained, pictures, tmp_path):
+    loaded = inference.load(trained)
+    loaded = loaded._replace(record=loaded.record._replace(has_objects=False))
+    loaded.config.segmentation.objects = "parts"
+    ((_, result),) = segmented.predict_files(loaded, [pictures / "a.png"], tmp_path / "out")
+    assert pixels(tmp_path / "out/a_objects.png").max() == result["objects"]
+
+
+def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
+    """Masks and legend are found from anywhere; the run is scored on masks that hold fewer of its classes."""
+    monkeypatch.chdir(tmp_path)
+    for folder, values in dict(cells=(2, 7, 9), other=(2, 7)).items():
+        for i in range(4):
+            scene = digit_scenes.scene("train", i)
+            truth = np.array(values, np.uint8)[scene["instances"] % len(values)]
+            for kind, array in dict(images=scene["image"][..., 0], truth=truth).items():
+                (tmp_path / folder / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(tmp_path / folder / kind / f"{i}.png")
+    (tmp_path / "legend.json").write_text(json.dumps(dict(none=2, odd=7, even=9)))
+    experiment = os.path.join(os.path.dirname(os.path.dirname(__file__)), "experiments/folder_unet.py")
+    flags = (f"--config={experiment}", "--config.model.base=4", "--config.model.depth=1", "--config.schedule.warmup=0")
+    flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", "--config.devices=1")
+    flags += ("--config.segmentation.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
+    assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
+    assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["data"]["masks"] == f"{tmp_path}/cells/truth" and config["data"]["legend"] == f"{tmp_path}/legend.json"
+    (tmp_path / "legend.json").unlink()
+    monkeypatch.chdir(tmp_path / "run")
+    evaluate = ("evaluate", "--workdir=.", "--format=json", "--split=all")
+    assert run(*evaluate) == 0
+    capsys.readouterr()
+    other = (f"--config.data.data_dir={tmp_path}/other/images", f"--config.data.masks={tmp_path}/other/truth")
+    assert run(*evaluate, *other) == 0
+    classes = json.loads(capsys.readouterr().out)["classes"]
+    assert [row["name"] for row in classes] == ["none", "odd", "even"] and classes[2]["pixels"] == 0

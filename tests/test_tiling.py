@@ -142,6 +142,9 @@ def test_tilings_by_hand(reach, largest, most, first, tile, kept):
 def test_what_cannot_be_tiled_is_refused():
     with pytest.raises(UserError, match="tile=96 is too small: .* 112 pixels .* at least 240"):
         tiling.tiling_for(Reach(16, 107, 0), 256, 96)
+    with pytest.raises(UserError, match="tile=256 is too small: .* 5008 pixels .* at least 10024"):
+        tiling.tiling_for(Reach(8, 40, 0), 300, 256, margin=5000 + 1, first=32)
+    assert tiling.tiling_for(Reach(8, 40, 0), 300, 11_000, margin=5000, first=32).tile == 10_304
     everywhere = lambda x: x - x.mean((1, 2), keepdims=True)
     with pytest.raises(UserError, match="group_unet sees the whole picture"):
         tiling.reach_of(everywhere, 2, 2, "group_unet", 32)

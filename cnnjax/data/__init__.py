@@ -1,6 +1,7 @@
 """Where pictures come from, how they become batches, and how they are changed at random."""
 
 from cnnjax.config import Data
+from cnnjax.data.masks import Code
 from cnnjax.data.source import Dataset
 from cnnjax.errors import UserError
 
@@ -32,8 +33,10 @@ def open_dataset(data: Data) -> Dataset:
     return open_tfds(data)
 
 
-def open_scenes(data: Data) -> Dataset:
+def open_scenes(data: Data, known: Code | None = None) -> Dataset:
     """The data set of a configuration, with a class for every pixel: its splits are Scenes.
+
+    `known`: how the masks of a trained network's folder were read, for those of another to have its classes.
 
     Raises:
       UserError: as `open_dataset`, or the set has no masks.
@@ -49,7 +52,7 @@ def open_scenes(data: Data) -> Dataset:
     if data.name == "folder":
         from cnnjax.data.pairs import open_pairs
 
-        return open_pairs(data)
+        return open_pairs(data, known)
     from cnnjax.data.tfds_scenes import open_tfds_scenes
 
     return open_tfds_scenes(data)

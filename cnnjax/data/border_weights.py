@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tempfile
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy import ndimage
 from cnnjax.cache import cache_dir
 from cnnjax.data import pipeline
 from cnnjax.data.source import IGNORED, Batch, Scenes
+from cnnjax.errors import UserError
 
 REACH = 4  # deviations: beyond, the weight is below exp(-8) of the largest, 0.03 %, and taken for 0
 VERSION = 1  # of what is cached
@@ -83,20 +83,20 @@ def cached_border_weights(instances: np.ndarray, w0: float, sigma: float) -> np.
     """`border_weights` from the cache, where they were worked out before: kept in float16, so to 0.05 %."""
     what = f"{VERSION} {instances.shape} {instances.dtype} {sigma}".encode()
     name = hashlib.sha256(what + np.ascontiguousarray(instances).tobytes()).hexdigest()[:32]
-    path = cache_dir("border_weights") / f"{name}.npz"
     try:
+        path = cache_dir("border_weights") / f"{name}.npz"
         with open(path, "rb") as file, np.load(file) as stored:
             weights = stored["weights"]
         if weights.shape == instances.shape:
             return w0 * weights.astype(np.float32)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # there is none yet, or it is damaged, of which NumPy says in many ways
         pass
     weights = border_weights(instances, 1.0, sigma).astype(np.float16)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = cache_dir("border_weights") / f"{name}.npz"
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             np.savez_compressed(file, weights=weights)
         os.replace(file.name, path)  # at once: another run may be reading it
-    except OSError:
+    except (UserError, OSError):
         pass  # it takes longer the next time, no more
     return w0 * weights.astype(np.float32)

@@ -27,7 +27,7 @@ from cnnjax.errors import RunError, UserError
 
 __all__ = ["list_pictures", "open_folder", "scan"]
 
-LAYOUTS = "Expected: DIR/CLASS/*.png, or DIR/train/CLASS/*.png and DIR/test/CLASS/*.png (png, jpg, jpeg, bmp, webp)."
+LAYOUTS = "Expected: DIR/CLASS/*.png, or DIR/train/CLASS/*.png and DIR/test/CLASS/*.png (png, jpg, jpeg, bmp, webp, tif, tiff)."
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid"),

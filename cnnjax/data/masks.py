@@ -2,11 +2,11 @@
 
 - index: the value is the class; the numbers of a palette's entries likewise (kind palette).
 - binary: 0 is background, 1 or 255 the object.
-- colour: a colour of the legend is its class.
+- colour: a colour of the legend is its class; a palette's numbers stand for their colours, grey v for (v, v, v).
 - instances: 0 is background, every other value an object of its own.
 
 Taken for `auto`: colour where a file is in colour or the legend names colours; binary where no other values than 0 and 255,
-or 0 and 1, occur; instances where a file has 16 bits and there is no legend; index else.
+or 0 and 1, stand in the legend, or without one occur; instances where a file has 16 bits and there is no legend; index else.
 """
 
 import json
@@ -19,6 +19,8 @@ import numpy as np
 from cnnjax.data.source import IGNORED
 from cnnjax.errors import UserError
 
+TWO = ({0, 255}, {0, 1})  # the values of binary masks
+GREY = 0x010101  # times v: the colour (v, v, v)
 MOST_CLASSES = 255  # 255 itself marks pixels that do not count
 
 
@@ -53,12 +55,16 @@ class Code(NamedTuple):
         mask[pixels == self.ignore] = IGNORED
         return dict(mask=mask)
 
+    def seen(self, look: Look) -> np.ndarray:
+        """The values that occur; of colours, those that grey stands for."""
+        return look.values * GREY if self.kind == "colour" and len(look.shape) == 2 else look.values
+
     def stranger(self, look: Look) -> int | None:
         """A value that stands for no class, or None."""
         if self.kind == "instances":
             return None
         known = (0, 1, 255) if self.kind == "binary" else self.values
-        others = np.setdiff1d(look.values, [*known, self.ignore])
+        others = np.setdiff1d(self.seen(look), [*known, self.ignore])
         return int(others[0]) if len(others) else None
 
 
@@ -71,27 +77,40 @@ def look_at(pixels: np.ndarray) -> Look:
 def packed(pixels: np.ndarray) -> np.ndarray:
     """`[H, W, 3]` uint8 -> `[H, W]` int64, a number a colour; grey stands for the colour with three equal parts."""
     if pixels.ndim == 2:
-        return pixels.astype(np.int64) * 0x010101
+        return pixels.astype(np.int64) * GREY
     return pixels.astype(np.int64) @ np.array([65536, 256, 1])
 
 
-def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int) -> Code:
+def names_colours(legend: dict | None) -> bool:
+    return bool(legend) and not isinstance(next(iter(legend.values())), int)
+
+
+def code_of(
+    looks: Iterable[Look], kind: str, legend: dict | None, ignore: int, known: Code | None = None
+) -> Code:
     """How a set of masks is to be read.
 
     Args:
       kind: `config.data.mask_kind`.
       legend: of each class name its value, or its colour; None: there is none.
+      known: how a trained network's masks were read, whose classes these are to have, whichever of them occur.
 
     Raises:
       UserError: the kind does not suit the masks or the legend.
     """
-    looks = list(looks)
+    if known and known.kind in ("index", "colour"):
+        return known
+    code = _code_of(list(looks), kind, legend, ignore)
+    return code._replace(class_names=known.class_names) if known and code.kind in ("binary", "instances") else code
+
+
+def _code_of(looks: list[Look], kind: str, legend: dict | None, ignore: int) -> Code:
     coloured = any(len(look.shape) == 3 for look in looks)
-    by_colour = bool(legend) and isinstance(next(iter(legend.values())), int) is False
+    by_colour = names_colours(legend)
     values = np.unique(np.concatenate([look.values for look in looks]))
     values = values[values != ignore]
     if kind == "auto":
-        kind = _kind(looks, values, coloured, by_colour, bool(legend))
+        kind = _kind(looks, values, coloured, legend)
     if coloured and kind != "colour":
         raise UserError(
             f"config.data.mask_kind={kind} is for masks of one channel, but some are in colour: take colour."
@@ -103,9 +122,11 @@ def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int) 
     if by_colour and kind != "colour":
         raise UserError(f"The legend names colours, but config.data.mask_kind is {kind}: take colour.")
     if kind == "binary":
-        if len(legend or ()) not in (0, 2):
-            raise UserError(f"A legend of {len(legend)} classes does not suit masks of 0 and 255.")
-        return Code(kind, tuple(legend or ("background", "object")), (0, 1), ignore)
+        legend = legend or dict(background=0, object=255)
+        if set(legend.values()) not in TWO:
+            given = ", ".join(f"{name} {value}" for name, value in legend.items())
+            raise UserError(f"The legend of binary masks names the values 0 and 255, not {given}.")
+        return Code(kind, tuple(sorted(legend, key=legend.get)), (0, 1), ignore)
     if kind == "instances":
         if legend:
             raise UserError("Numbered objects have no legend: leave out --config.data.legend.")
@@ -116,6 +137,11 @@ def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int) 
         )
     if not legend:
         most = int(values.max(initial=0))
+        if set(values.tolist()) == {0, 1, 255} and not any({1, 255} <= set(look.values.tolist()) for look in looks):
+            raise UserError(
+                "Some masks are of 0 and 1, others of 0 and 255. If both mean the same: --config.data.mask_kind=binary. "
+                "Else mend the files."
+            )
         if most >= MOST_CLASSES:
             raise UserError(
                 f"Masks have values up to {most}: at most {MOST_CLASSES} classes can be told apart. Are they objects "
@@ -125,12 +151,13 @@ def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int) 
     return Code("index", tuple(legend), tuple(legend.values()), ignore)
 
 
-def _kind(looks: list[Look], values: np.ndarray, coloured: bool, by_colour: bool, has_legend: bool) -> str:
-    if coloured or by_colour:
+def _kind(looks: list[Look], values: np.ndarray, coloured: bool, legend: dict | None) -> str:
+    if coloured or names_colours(legend):
         return "colour"
-    if set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}:
+    values = set(legend.values() if legend else values.tolist())
+    if any(values <= two for two in TWO):
         return "binary"
-    return "instances" if any(look.bits > 8 for look in looks) and not has_legend else "index"
+    return "instances" if any(look.bits > 8 for look in looks) and not legend else "index"
 
 
 def read_legend(path: str) -> dict | None:

@@ -42,18 +42,22 @@ class Pair(NamedTuple):
     mask: str
 
 
-def open_pairs(data: config.Data) -> Dataset:
+def open_pairs(data: config.Data, known: masks.Code | None = None) -> Dataset:
     """The pictures and masks under `data.data_dir`. All are decoded once.
+
+    Args:
+      known: how a trained network's masks were read: these have its classes, whichever of them occur.
 
     Raises:
       UserError: no such folder, pictures or masks without their other half, files that cannot be read, sizes that differ,
         values that stand for no class.
     """
     splits = _splits(data)
-    legend = masks.read_legend(data.legend)
+    legend = None if known else masks.read_legend(data.legend)
+    colours = known.kind == "colour" if known else masks.names_colours(legend)
     pairs = [pair for split in splits.values() for pair in split]
     found, faults = _scan([pair.picture for pair in pairs])
-    looks, mask_faults = _look_at([pair.mask for pair in pairs if pair.picture in found])
+    looks, mask_faults = _look_at([pair.mask for pair in pairs if pair.picture in found], colours)
     faults |= mask_faults
     for pair in pairs:
         if pair.picture in found and pair.mask in looks:
@@ -64,7 +68,7 @@ def open_pairs(data: config.Data) -> Dataset:
     good = [pair for pair in pairs if not {pair.picture, pair.mask} & faults.keys()]
     if not good:
         raise UserError(f"None of the {len(pairs)} pairs in {data.data_dir} can be used: {listed(faults)}.")
-    code = masks.code_of((looks[pair.mask][0] for pair in good), data.mask_kind, legend, data.ignore)
+    code = masks.code_of((looks[pair.mask][0] for pair in good), data.mask_kind, legend, data.ignore, known)
     for pair in good:
         if (value := code.stranger(looks[pair.mask][0])) is not None:
             shown = f"#{value:06x}" if code.kind == "colour" else value
@@ -86,7 +90,8 @@ def open_pairs(data: config.Data) -> Dataset:
     for name, split in splits.items():
         if not split:
             raise UserError(f"No pair is left for {name} in {data.data_dir}.\n{LAYOUTS}")
-    _check_classes(code, [looks[pair.mask][0] for pair in splits["train"]], data, notes)
+    if known is None:
+        _check_classes(code, [looks[pair.mask][0] for pair in splits["train"]], data, notes)
 
     ordered = {name: sorted(split, key=lambda pair: rank(pair.name)) for name, split in splits.items()}
     pairs = [pair for split in ordered.values() for pair in split]
@@ -107,6 +112,7 @@ def open_pairs(data: config.Data) -> Dataset:
         split=functools.partial(_split, whole, sizes),
         fingerprint=hashlib.sha256(json.dumps([digest, list(code)]).encode()).hexdigest(),
         has_objects=code.kind == "instances",
+        mask_code=code,
         notes=tuple(notes),
     )
 
@@ -124,7 +130,7 @@ class _Read(NamedTuple):
         try:
             image = pictures.read_picture(path, channels=self.channels, size=0, resize="crop")
             path = pair.mask
-            mask = pictures.read_stored(path)
+            mask = pictures.read_stored(path, self.code.kind == "colour")
         except pictures.BadPicture as error:
             raise RunError(f"{path} {error}. It could be read when the run started.") from error
         if image.shape[:2] != mask.shape[:2]:
@@ -220,13 +226,13 @@ def _scan(paths: list[str]):
     return {inside[p]: f for p, f in found.items()}, {inside[p]: f for p, f in faults.items()}
 
 
-def _look_at(paths: list[str]) -> tuple[dict[str, tuple[masks.Look, str]], dict[str, str]]:
+def _look_at(paths: list[str], colours: bool) -> tuple[dict[str, tuple[masks.Look, str]], dict[str, str]]:
     """({path: (look, hash of the file)}, {path: what is wrong with it})."""
 
     def look(path: str):
         try:
             content = pictures.content(path)
-            return masks.look_at(pictures.read_stored(path)), hashlib.sha256(content).hexdigest()
+            return masks.look_at(pictures.read_stored(path, colours)), hashlib.sha256(content).hexdigest()
         except pictures.BadPicture as error:
             return str(error)
 
@@ -256,7 +262,7 @@ def _cut(pairs: list[Pair], data: config.Data) -> dict[str, list[Pair]]:
 
 def _check_classes(code: masks.Code, looks: list[masks.Look], data: config.Data, notes: list[str]) -> None:
     """Notes classes that never occur in train. Raises UserError where only one does: there is nothing to learn."""
-    values = np.unique(np.concatenate([look.values for look in looks]))
+    values = np.unique(np.concatenate([code.seen(look) for look in looks]))
     values = values[values != data.ignore]
     if code.kind in ("binary", "instances"):
         there = {0} & set(values.tolist()) | ({1} if (values > 0).any() else set())

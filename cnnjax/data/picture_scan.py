@@ -56,8 +56,11 @@ def scan(root: Path, files: Sequence[str]) -> tuple[dict[str, Found], dict[str, 
     return found, faults
 
 
-def list_pictures(paths: Iterable[str | os.PathLike]) -> list[Path]:
+def list_pictures(paths: Iterable[str | os.PathLike], endings: tuple[str, ...] = ()) -> list[Path]:
     """Files as they are given, whatever their suffix; folders as the pictures anywhere in them, sorted.
+
+    Args:
+      endings: of names that are no pictures where one of the same name without it is there: ("_mask",).
 
     Raises:
       UserError: a path that does not exist, or a folder without pictures.
@@ -66,11 +69,18 @@ def list_pictures(paths: Iterable[str | os.PathLike]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"There is no file or folder {path}.")
-        inside = [path / name for name in pictures_in(path)[0]] if path.is_dir() else [path]
+        inside = [path / name for name in _without(endings, pictures_in(path)[0])] if path.is_dir() else [path]
         if not inside:
             raise UserError(f"There are no pictures ({', '.join(pictures.SUFFIXES)}) in {path}.")
         listed += inside
     return listed
+
+
+def _without(endings: tuple[str, ...], names: list[str]) -> list[str]:
+    plain = {name: os.path.splitext(name)[0] for name in names}
+    there = set(plain.values())
+    made = lambda stem: any(stem.lower().endswith(end) and stem[: -len(end)] in there for end in endings)
+    return [name for name in names if not made(plain[name])]
 
 
 def pictures_in(folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], int]:

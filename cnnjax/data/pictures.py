@@ -1,6 +1,6 @@
 """One picture file -> one array of pixels, by rules that do not depend on the kind of file.
 
-- Kinds: PNG, JPEG, BMP and WebP, told apart by their content, not their name. Of an animation, the first frame.
+- Kinds: PNG, JPEG, BMP, WebP and TIFF, told apart by their content, not their name. Of several frames, the first.
 - Turned upright as the EXIF orientation says (orientations that stand in XMP alone are not looked at).
 - Grey of 1 to 8 bits becomes 8 bits; grey of 16 bits becomes round(v / 257), so 65535 is 255. Colour of 16 bits keeps
   its high byte (so does grey of 16 bits with alpha, which counts as colour): that is how Pillow reads it.
@@ -28,9 +28,13 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
+TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of an entry's values, by their kind
+STRIP = 256  # rows that are copied at once, so that of a large picture there is no further copy
 MAX_MEGAPIXELS = 100  # a decoded picture takes 3 or 4 bytes a pixel, in each thread that reads
 
 Source = str | os.PathLike | BinaryIO
@@ -56,11 +60,15 @@ def read_picture(source: Source, *, channels: int, size: int | tuple[int, int], 
     Raises:
       BadPicture: it cannot be read.
     """
-    image = _decoded(content(source)).convert("L" if channels == 1 else "RGB")
+    image = _of_mode("L" if channels == 1 else "RGB", _decoded(content(source)))
     if size:
         height, width = (size, size) if isinstance(size, int) else size
         image = _resized(image, height, width, resize)
-    return np.array(image).reshape(image.height, image.width, channels)
+    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        pixels[top : top + STRIP] = np.asarray(strip).reshape(-1, image.width, channels)
+    return pixels
 
 
 def probe(source: Source) -> tuple[int, int, int]:
@@ -73,16 +81,23 @@ def probe(source: Source) -> tuple[int, int, int]:
     return image.height, image.width, len(image.getbands())
 
 
-def read_stored(source: Source) -> np.ndarray:
+def read_stored(source: Source, colours: bool = False) -> np.ndarray:
     """The pixels of a file as they are stored, upright: what a mask says.
 
+    Args:
+      colours: they are what counts: a palette is looked up.
+
     Returns:
-      [H, W] uint8 or uint16, of a palette its numbers, of one bit 0 and 1; or [H, W, 3] uint8 of colour. Alpha is left out.
+      [H, W] uint8 or uint16, of a palette its numbers, of one bit 0 and 1; or [H, W, 3] uint8 of colour, but where all three
+      are equal everywhere, which is grey. Alpha is left out.
 
     Raises:
       BadPicture: it cannot be read.
     """
-    pixels = np.array(_decoded(content(source), _as_stored))
+    in_colour = lambda image: image.convert("RGB") if image.mode in ("P", "PA") else _as_stored(image)
+    pixels = np.array(_decoded(content(source), in_colour if colours else _as_stored))
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
     return pixels.astype(np.uint16 if pixels.dtype.itemsize > 1 else np.uint8)
 
 
@@ -129,8 +144,11 @@ def _opened(data: bytes) -> tuple[Image.Image, bytes]:
         kind = WebPImageFile
     elif data.startswith(b"BM"):
         kind = BmpImageFile
+    elif data[:4] in TIFF_STARTS:
+        _check_tiff(data)
+        return TiffImageFile(io.BytesIO(data)), b""  # Pillow turns it upright
     else:
-        raise BadPicture("is not a picture (PNG, JPEG, BMP or WebP)")
+        raise BadPicture("is not a picture (PNG, JPEG, BMP, WebP or TIFF)")
     image = kind(io.BytesIO(data))
     return image, image.info.get("exif", b"")
 
@@ -158,13 +176,28 @@ def _png_essentials(data: bytes) -> tuple[bytes, bytes]:
         at = end
 
 
+def _check_tiff(data: bytes) -> None:
+    """Raises BadPicture where what the first directory lists ends beyond the file, of which Pillow would only warn."""
+    order = TIFF_STARTS[data[:4]]
+    try:
+        (directory,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, directory)
+        for i in range(count):
+            _, kind, number, place = struct.unpack_from(order + "HHII", data, directory + 2 + 12 * i)
+            size = number * TIFF_SIZES[kind] if kind < len(TIFF_SIZES) else 0
+            if size > 4 and place + size > len(data):
+                raise BadPicture("is truncated")
+    except struct.error:
+        raise BadPicture("is truncated") from None
+
+
 def _lacks_end(data: bytes) -> bool:
     """Whether a file that could not be decoded is shorter than its header says, or has no mark of its end."""
     if data.startswith(b"\xff\xd8"):
         return not data.rstrip(b"\0").endswith(b"\xff\xd9")
     if data.startswith(b"RIFF"):
         return len(data) < int.from_bytes(data[4:8], "little") + 8
-    return len(data) < int.from_bytes(data[2:6], "little")  # BMP
+    return data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -173,6 +206,10 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAX_MEGAPIXELS * 10**6:
         megapixels = math.ceil(width * height / 1e5) / 10  # upwards, so that it never reads '100: at most 100'
         raise BadPicture(f"has {megapixels:g} megapixels: at most {MAX_MEGAPIXELS} are read")
+
+
+def _of_mode(mode: str, image: Image.Image) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
@@ -184,7 +221,7 @@ def _flattened(image: Image.Image) -> Image.Image:
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
         raise BadPicture(f"has pixels of a kind that is not read (Pillow's mode {mode})")
     if mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
-        return image.convert("L" if mode in ("1", "L") else "RGB")
+        return _of_mode("L" if mode in ("1", "L") else "RGB", image)
     if mode == "1":  # a transparent value is 0 or 255, in this mode and in L
         image = image.convert("L")
     image = image.convert("LA" if mode in ("1", "L", "LA") else "RGBA")

@@ -56,6 +56,7 @@ class Dataset(NamedTuple):
     split: Callable[[str], Any]  # Split, or Scenes
     fingerprint: str  # of the examples: changes when they do
     has_objects: bool = False  # whether scenes have `instances`
+    mask_code: Any = None  # masks.Code: how the files of masks are read, of a set that was told or found it out
     notes: tuple[str, ...] = ()  # what a person should know: files that were left out, classes missing from test
 
 

@@ -32,7 +32,8 @@ def open_tfds_scenes(data: config.Data) -> Dataset:
     legend = masks.read_legend(data.legend)
     name, info = open_info(data)
     image_key, mask_key = _keys(name, info)
-    looks = {shard.path: _looks(shard, mask_key) for split in info.splits for shard in shards_of(split, info.splits)}
+    colours = masks.names_colours(legend)
+    looks = {shard.path: _looks(shard, mask_key, colours) for split in info.splits for shard in shards_of(split, info.splits)}
     everything = [look for found in looks.values() for look in found]
     code = masks.code_of(everything, data.mask_kind, legend or _names(info.features[mask_key]), data.ignore)
     if code.kind == "index" and legend is None and _names(info.features[mask_key]) is None:
@@ -88,19 +89,19 @@ def _names(feature) -> dict[str, int] | None:
     return {name: number for number, name in enumerate(names)} if names else None
 
 
-def _looks(shard: Shard, mask_key: str) -> list[masks.Look]:
+def _looks(shard: Shard, mask_key: str, colours: bool) -> list[masks.Look]:
     """What is seen of the masks of a whole file."""
     found = []
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes outside the interpreter's lock
         for start in range(0, shard.take, BLOCK):
             records = records_at((shard,), np.arange(start, min(start + BLOCK, shard.take)))
-            found += pool.map(lambda record: masks.look_at(_pixels(record, mask_key)), records)
+            found += pool.map(lambda record: masks.look_at(_pixels(record, mask_key, colours)), records)
     return found
 
 
-def _pixels(record: bytes, key: str) -> np.ndarray:
+def _pixels(record: bytes, key: str, colours: bool) -> np.ndarray:
     try:
-        return read_stored(io.BytesIO(_file(record, key)))
+        return read_stored(io.BytesIO(_file(record, key)), colours)
     except BadPicture as error:
         raise RunError(f"A mask of the set {error}. Prepare the set again.") from error
 
@@ -127,7 +128,7 @@ class _Read(NamedTuple):
             image = read_picture(file, channels=self.channels, size=0, resize="crop")
         except BadPicture as error:
             raise RunError(f"The picture of example {index} in {self.shards[0].path} {error}.") from error
-        mask = _pixels(record, self.mask_key)
+        mask = _pixels(record, self.mask_key, self.code.kind == "colour")
         if image.shape[:2] != mask.shape[:2]:
             height, width = image.shape[:2]
             raise RunError(

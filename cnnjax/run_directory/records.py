@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cnnjax.data.masks import Code
 from cnnjax.data.source import Dataset, Statistics
 from cnnjax.errors import RunError, UserError
 
@@ -30,6 +31,7 @@ class DatasetRecord(NamedTuple):
     split_sizes: dict[str, int]
     fingerprint: str
     has_objects: bool = False  # of pixels with classes: whether the masks number objects
+    mask_code: Code | None = None  # how a folder's masks were read
 
 
 def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, int]) -> DatasetRecord:
@@ -42,6 +44,7 @@ def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, i
         split_sizes,
         dataset.fingerprint,
         dataset.has_objects,
+        dataset.mask_code,
     )
 
 
@@ -69,7 +72,8 @@ def read_json(path: Path) -> Any:
 
 def write_dataset(workdir: Path, record: DatasetRecord) -> None:
     statistics = {name: value.tolist() for name, value in record.statistics._asdict().items()}
-    write_json(workdir / "dataset.json", record._asdict() | dict(statistics=statistics))
+    code = record.mask_code and record.mask_code._asdict()
+    write_json(workdir / "dataset.json", record._asdict() | dict(statistics=statistics, mask_code=code))
 
 
 def read_dataset(workdir: Path) -> DatasetRecord:
@@ -79,6 +83,9 @@ def read_dataset(workdir: Path) -> DatasetRecord:
         statistics = Statistics(**{name: np.asarray(v, np.float32) for name, v in value.pop("statistics").items()})
         height, width, channels = map(int, value["image_shape"])
         value |= dict(class_names=tuple(value["class_names"]), image_shape=(height, width, channels))
+        if code := value.get("mask_code"):
+            lists = dict(class_names=tuple(code["class_names"]), values=tuple(code["values"]))
+            value["mask_code"] = Code(**code | lists)
         return DatasetRecord(statistics=statistics, **value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error!r}.") from None

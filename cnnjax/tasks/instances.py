@@ -14,13 +14,30 @@ def objects(foreground: np.ndarray, smallest: int = 0) -> np.ndarray:
 
     Pixels that touch at a corner alone are of different objects: a border one pixel wide then parts what it runs between.
     """
-    labels, _ = ndimage.label(foreground)
+    labels, count = ndimage.label(foreground, output=np.int32)
     if smallest > 1:
-        sizes = np.bincount(labels.ravel())
+        sizes = np.zeros(count + 1, np.int64)
+        for row in labels:  # row by row, here and below: a large picture is held once
+            np.add.at(sizes, row, 1)
         kept = sizes >= smallest
         kept[0] = False
-        labels = np.where(kept, np.cumsum(kept), 0)[labels]
-    return labels.astype(np.int32)
+        numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+        for row in labels:
+            row[:] = numbers[row]
+    return labels
+
+
+def counted(true: np.ndarray, predicted: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `[H, W]`, true and predicted, without `ignored` pixels `[H, W]` bool: what is said of these counts for nothing.
+
+    Predicted objects more than half of whose pixels are ignored are dropped, for nobody knows whether they are there.
+    """
+    if not ignored.any():
+        return true, predicted
+    numbers = np.unique(predicted, return_inverse=True)[1].reshape(predicted.shape)
+    outside = np.bincount(numbers.ravel(), ~ignored.ravel())
+    kept = 2 * outside >= np.bincount(numbers.ravel())
+    return np.where(ignored, 0, true), np.where(ignored | ~kept[numbers], 0, predicted)
 
 
 def contingency(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -26,10 +26,12 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, mask: np.ndarray, share: float = 0.5) -> np.ndarray:
     """`[H, W, C]` as stored and classes `[H, W]` uint8 -> `[H, W, 3]` uint8: all but the first class are tinted, and outlined."""
-    rgb, colours = as_rgb(image), palette()[mask]
-    tinted = (share * colours + (1 - share) * rgb).astype(np.uint8)
+    shown, table = as_rgb(image).copy(), palette()
     edge = np.zeros(mask.shape, bool)
     edge[1:] |= mask[1:] != mask[:-1]
     edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     marked = (mask > 0) & (mask != IGNORED)
-    return np.where((marked & edge)[..., None], colours, np.where(marked[..., None], tinted, rgb))
+    for rgb, row, marks, ends in zip(shown, mask, marked, edge):  # row by row: it is held once
+        colours = table[row[marks]]
+        rgb[marks] = np.where(ends[marks, None], colours, share * colours + (1 - share) * rgb[marks])
+    return shown

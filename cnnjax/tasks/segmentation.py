@@ -134,9 +134,10 @@ class Task(NamedTuple):
 
     def summary_lines(self, summary: dict, most: int = 20) -> list[str]:
         """The report for a person, of the `most` worst classes where there are more."""
+        error = f"pixel error {1 - summary['accuracy']:.2%}, " if len(summary["classes"]) == 2 else ""
         lines = [
             f"mean IoU {summary['mean_iou']:.4f}, mean Dice {summary['mean_dice']:.4f}, pixel accuracy "
-            f"{summary['accuracy']:.2%}, loss {summary['loss']:.4f}, {summary['examples']} pictures"
+            f"{summary['accuracy']:.2%}, {error}loss {summary['loss']:.4f}, {summary['examples']} pictures"
         ]
         rows = summary["classes"]
         if len(rows) > most:
@@ -169,13 +170,14 @@ class Task(NamedTuple):
         return sums, [shown for _, _, shown in kept]
 
     def _objects(self, scene: dict) -> dict:
-        """Sums over the objects of one picture; none where the data do not tell objects apart."""
+        """Sums over the objects of one picture, outside ignored pixels; none where the data do not tell objects apart."""
         true = scene.get("instances")
         if true is None and self.options.objects != "parts":
             return {}
         if true is None:
             true = instances.objects((scene["true"] > 0) & (scene["true"] != IGNORED))
         predicted = instances.objects(scene["predicted"] > 0, self.options.smallest_object)
+        true, predicted = instances.counted(true, predicted, scene["true"] == IGNORED)
         return instances.object_sums(true, predicted) | instances.rand_sums(true, predicted)
 
     def figures(self, sums: dict, examples: list[dict], class_names: tuple[str, ...]) -> dict:

@@ -138,7 +138,8 @@ def train(
     train_step = parallel.compile_train_step(layout, train_step_for(exp), state)
     eval_step = parallel.compile_eval_step(layout, eval_step_of(exp.network, config.matmul_precision, detailed=False))
     advance = jax.jit(after_evaluation, static_argnames=("patience", "factor", "plateau", "higher_is_better"))
-    eval_every = experiment.steps_between(config.evaluate_every, exp.steps_per_epoch)
+    length = exp.steps_per_epoch if config.evaluate_unit == "epochs" else 1.0
+    eval_every = experiment.steps_between(config.evaluate_every, length)
     save_every = config.checkpoint.every_minutes * 60
     step = int(jax.device_get(state.step))
     saved_step, best = processes.by_main(lambda: (checkpoints.newest(), checkpoints.best_score()))

@@ -1,4 +1,4 @@
-"""How much memory it takes to segment a large picture, by a run's network: one process a size, peak memory of each.
+"""How much memory `predict` takes for a large picture, by a run's network: one process a size, peak memory of each.
 
 python experiments/measurements/large_picture.py runs/nuclei experiments/results/large_picture.csv [1000 2500 5000]
 """
@@ -8,52 +8,54 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 MEGABYTE = 1e6
 
 
-def one(workdir: str, side: int) -> dict:
-    """Segments noise of so many pixels a side; memory in MB of 10^6 bytes, beyond what the process held before."""
-    from cnnjax import inference
-
-    run = inference.load(workdir)
-    segment = inference.segmenter(run)
-    channels = run.record.image_shape[-1]
+def make(path: Path, side: int, channels: int) -> None:
+    """A picture file of random squares."""
     random = np.random.default_rng(0)
-    small = random.integers(0, 256, (300, 300, channels), dtype=np.uint8)
-    for _ in segment(small):  # compiled for small tiles; the large ones are compiled below, before memory is looked at
-        pass
-    large = np.broadcast_to(small[:1, :1], (600, 600, channels))
-    for _ in segment(large):
-        pass
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    image = np.empty((side, side, channels), np.uint8)
-    for top in range(0, side, 300):
-        for left in range(0, side, 300):
-            place = image[top : top + 300, left : left + 300]
-            place[:] = small[: place.shape[0], : place.shape[1]]
-    mask = np.zeros((side, side), np.uint8)
-    started = time.monotonic()
-    for top, probabilities in segment(image):
-        mask[top : top + len(probabilities)] = probabilities.argmax(-1)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    part = np.kron(random.integers(0, 256, (30, 30, channels), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
+    pixels = np.tile(part, (-(-side // 300), -(-side // 300), 1))[:side, :side]
+    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(path)
+
+
+def one(workdir: str, folder: str) -> dict:
+    """Predicts FOLDER/large.png; memory in MB of 10^6 bytes, beyond what it took to predict the small ones there."""
+    from cnnjax import inference, segmented
+
+    run, folder = inference.load(workdir), Path(folder)
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for name in ("small", "warm"):  # which compile the network for small tiles and for large
+        list(segmented.predict_files(run, [folder / f"{name}.png"], folder / "out"))
+    before, started = peak(), time.monotonic()
+    ((_, result),) = segmented.predict_files(run, [folder / "large.png"], folder / "out")
+    assert isinstance(result, dict), result
+    pixels = sum(row["pixels"] for row in result["classes"])
     return dict(
-        side=side,
-        picture_and_mask_mb=round((image.nbytes + mask.nbytes) / MEGABYTE, 1),
-        more_memory_mb=round((after - before) / MEGABYTE, 1),
-        process_mb=round(after / MEGABYTE, 1),
+        picture_and_mask_mb=round(pixels * (run.record.image_shape[-1] + 1) / MEGABYTE, 1),
+        more_memory_mb=round((peak() - before) / MEGABYTE, 1),
+        process_mb=round(peak() / MEGABYTE, 1),
         seconds=round(time.monotonic() - started, 1),
     )
 
 
 def main(workdir: str, table: str, *sides: str) -> None:
     rows = []
-    for side in sides or ("1000", "2500", "5000"):
-        done = subprocess.run([sys.executable, __file__, workdir, side], capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    channels = json.loads(Path(workdir, "dataset.json").read_text())["image_shape"][-1]
+    for side in map(int, sides or ("1000", "2500", "5000")):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, size in dict(small=300, warm=600, large=side).items():
+                make(Path(folder, f"{name}.png"), size, channels)
+            command = [sys.executable, __file__, workdir, folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(dict(side=side) | json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     with open(table, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
@@ -62,7 +64,7 @@ def main(workdir: str, table: str, *sides: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[2].isdigit():
+    if len(sys.argv) == 3 and Path(sys.argv[2]).is_dir():
         print(json.dumps(one(sys.argv[1], int(sys.argv[2]))))
     elif len(sys.argv) >= 3:
         main(*sys.argv[1:])

@@ -114,3 +114,25 @@ def test_scenes_to_train_on(cache):
     assert (scene["mask"][0, :5] == IGNORED).all()
     plain = Scenes(np.array([labels.shape]), ("a",), lambda i: dict(image=image, mask=mask))
     assert "pixel_weight" not in bw.weighted(plain, 10.0, 3.0).read(0)
+
+
+@pytest.mark.parametrize("at", [0, 28, 50, 110, 170, -30])
+def test_a_damaged_cache_is_written_anew(cache, at):
+    labels = discs()
+    wanted = bw.cached_border_weights(labels, 10.0, 3.0)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[at : at + 4] = b"\x55\xaa\x55\xaa"
+    file.write_bytes(bytes(damaged))
+    np.testing.assert_array_equal(bw.cached_border_weights(labels, 10.0, 3.0), wanted)
+    with np.load(file) as stored:
+        np.testing.assert_array_equal(10 * stored["weights"].astype(np.float32), wanted)
+
+
+def test_without_a_cache_it_takes_longer(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "file"))
+    labels = discs()
+    wanted = bw.border_weights(labels, 10.0, 3.0)
+    np.testing.assert_allclose(bw.cached_border_weights(labels, 10.0, 3.0), wanted, rtol=1e-3, atol=1e-6)

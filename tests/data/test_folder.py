@@ -210,8 +210,8 @@ def test_class_without_pictures(root):
     write_classes(root)
     (root / "fish").mkdir()
     assert f"{root / 'fish'} holds no pictures. Remove it" in message(root)
-    (root / "fish" / "1.tif").write_text("")
-    (root / "fish" / "2.tif").write_text("")
+    (root / "fish" / "1.gif").write_text("")
+    (root / "fish" / "2.gif").write_text("")
     assert "holds no pictures, only 2 other files." in message(root)
 
 
@@ -292,7 +292,7 @@ def test_bad_pictures_are_named(root):
     write_classes(root)
     spoil(root, 2)
     assert message(root) == (
-        f"2 of 17 pictures in {root} cannot be used: cat/bad0.png is not a picture (PNG, JPEG, BMP or WebP); "
+        f"2 of 17 pictures in {root} cannot be used: cat/bad0.png is not a picture (PNG, JPEG, BMP, WebP or TIFF); "
         "cat/bad1.png is empty (0 bytes).\n--config.data.skip_bad_files=true leaves them out."
     )
 
@@ -479,9 +479,9 @@ def test_pictures_that_go_bad_during_a_run(root, shape):
 def test_list_pictures(root):
     write_classes(root, (("b", 2), ("a", 1)))
     (root / "a" / "note.txt").write_text("")
-    (root / "odd.tif").write_text("")
-    listed = list_pictures([root / "odd.tif", str(root)])
-    assert listed == [root / name for name in ("odd.tif", "a/0.png", "b/0.png", "b/1.png")]
+    (root / "odd.gif").write_text("")
+    listed = list_pictures([root / "odd.gif", str(root)])
+    assert listed == [root / name for name in ("odd.gif", "a/0.png", "b/0.png", "b/1.png")]
     with pytest.raises(UserError, match="There is no file or folder .*none"):
         list_pictures([root / "none"])
     (root / "empty").mkdir()

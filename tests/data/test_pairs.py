@@ -186,6 +186,68 @@ class TestKinds:
         write_pairs(tmp_path, values=(0, 1, 2, 3))
         assert not opened(tmp_path).has_objects and opened(tmp_path, mask_kind="instances").has_objects
 
+    def legend(self, root, **values):
+        (root / "legend.json").write_text(json.dumps(values))
+        return dict(legend=str(root / "legend.json"))
+
+    @pytest.mark.parametrize("kind", ["auto", "binary"])
+    def test_binary_with_a_legend(self, tmp_path, kind):
+        written = write_pairs(tmp_path)
+        dataset = opened(tmp_path, mask_kind=kind, **self.legend(tmp_path, cell=255, background=0))
+        assert dataset.class_names == ("background", "cell")
+        np.testing.assert_array_equal(contents(dataset)["2.png"]["mask"], written["2.png"][1] > 0)
+        wrong = self.legend(tmp_path, a=3, b=9)
+        assert "names the values 0 and 255, not a 3, b 9" in message(tmp_path, mask_kind="binary", **wrong)
+        assert "has pixels of 0, which is no class (a, b)" in message(tmp_path, **wrong)
+
+    @pytest.mark.parametrize("values", [(0, 1), (0, 2)])
+    def test_a_legend_decides_whichever_classes_occur(self, tmp_path, values):
+        written = write_pairs(tmp_path, values=values)
+        dataset = opened(tmp_path, **self.legend(tmp_path, ground=0, a=1, b=2))
+        assert dataset.class_names == ("ground", "a", "b")
+        np.testing.assert_array_equal(contents(dataset)["2.png"]["mask"], written["2.png"][1])
+
+    def test_other_masks_have_the_classes_of_known_ones(self, tmp_path):
+        write_pairs(tmp_path / "train", values=(0, 1, 2))
+        written = write_pairs(tmp_path / "other", values=(0, 1))
+        known = opened(tmp_path / "train").mask_code
+        other = Data(name="folder", data_dir=str(tmp_path / "other"))
+        dataset = open_scenes(other, known)
+        assert dataset.class_names == ("0", "1", "2") and open_scenes(other).class_names == ("background", "object")
+        np.testing.assert_array_equal(contents(dataset)["1.png"]["mask"], written["1.png"][1])
+        write_pairs(tmp_path / "other", values=(0, 0))
+        assert open_scenes(other, known).class_names == ("0", "1", "2")
+
+    def test_grey_and_palettes_among_colours(self, tmp_path):
+        colours = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 255]], np.uint8)
+        truth = mask_of(values=(0, 1, 2))
+        for i in range(3):
+            save(tmp_path / "images" / f"{i}.png", picture())
+        save(tmp_path / "masks" / "0.png", colours[truth])
+        save(tmp_path / "masks" / "1.png", truth, palette=list(colours.ravel()))
+        save(tmp_path / "masks" / "2.png", np.where(truth == 1, 255, 0).astype(np.uint8))
+        found = contents(opened(tmp_path, **self.legend(tmp_path, none=[0] * 3, white=[255] * 3, blue=[0, 0, 255])))
+        for name in ("0.png", "1.png"):
+            np.testing.assert_array_equal(found[name]["mask"], truth)
+        np.testing.assert_array_equal(found["2.png"]["mask"], truth == 1)
+
+    def test_grey_in_three_channels(self, tmp_path):
+        for i in range(3):
+            save(tmp_path / "images" / f"{i}.png", picture())
+            mask = mask_of()
+            save(tmp_path / "masks" / f"{i}.png", np.repeat(mask[..., None], 3, -1))
+        dataset = opened(tmp_path)
+        assert "read as binary" in dataset.notes[0]
+        np.testing.assert_array_equal(contents(dataset)["2.png"]["mask"], mask > 0)
+
+    def test_two_ways_of_two_values(self, tmp_path):
+        for i in range(4):
+            save(tmp_path / "images" / f"{i}.png", picture())
+            save(tmp_path / "masks" / f"{i}.png", mask_of(values=((0, 1), (0, 255))[i % 2]))
+        text = message(tmp_path)
+        assert "of 0 and 1, others of 0 and 255" in text and "--config.data.mask_kind=binary" in text
+        assert opened(tmp_path, mask_kind="binary").class_names == ("background", "object")
+
 
 class TestMessages:
     def test_halves(self, tmp_path):

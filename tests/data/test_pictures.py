@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,7 +48,7 @@ def fault(file) -> str:
 # What pixels become
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "TIFF"])
 def test_lossless_colour_is_read_as_it_is(kind):
     file = encoded(COLOUR, kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(read(file), COLOUR)
@@ -321,7 +322,7 @@ def test_shrinking_averages():
 def test_cut_off_anywhere(kind, options):
     data = encoded(COLOUR, kind, **options).getvalue()
     for length in range(1, len(data) - (2 if kind == "BMP" else 0), 7):  # a BMP ends in 2 bytes of padding
-        expected = "is not a picture (PNG, JPEG, BMP or WebP)" if length < 12 else "is truncated"
+        expected = "is not a picture (PNG, JPEG, BMP, WebP or TIFF)" if length < 12 else "is truncated"
         assert fault(io.BytesIO(data[:length])) in (expected, "is truncated")
 
 
@@ -364,7 +365,7 @@ def test_empty():
 
 @pytest.mark.parametrize("data", [b"hello", b"GIF89a", b"\0" * 100, b"RIFF....WAVE", b"\x89PNG"])
 def test_not_a_picture(data):
-    assert fault(io.BytesIO(data)) == "is not a picture (PNG, JPEG, BMP or WebP)"
+    assert fault(io.BytesIO(data)) == "is not a picture (PNG, JPEG, BMP, WebP or TIFF)"
 
 
 def test_missing_and_folder(tmp_path):
@@ -417,3 +418,27 @@ def test_threads_agree():
 def test_unknown_resize():
     with pytest.raises(ValueError, match="crop"):
         read(encoded(COLOUR), 3, 8, "squeeze")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
+def test_tiff(compression):
+    deep = RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
+    np.testing.assert_array_equal(pictures.read_stored(encoded(deep, "TIFF", compression=compression)), deep)
+    wanted = np.round(deep / 257)[..., None]
+    np.testing.assert_array_equal(read(encoded(deep, "TIFF", compression=compression), 1), wanted)
+    turned = encoded(COLOUR, "TIFF", compression=compression, tiffinfo={274: 6})
+    np.testing.assert_array_equal(read(turned), np.rot90(COLOUR, -1))
+    assert "Pillow's mode F" in fault(encoded(GREY.astype(np.float32), "TIFF", compression=compression))
+    whole = encoded(COLOUR, "TIFF", compression=compression).getvalue()
+    for length in range(4, len(whole), 7):
+        assert fault(io.BytesIO(whole[:length])) == "is truncated"
+
+
+def test_a_large_picture_is_copied_once():
+    pixels = np.zeros((2000, 800, 3), np.uint8)
+    file = encoded(pixels)
+    tracemalloc.start()
+    read_picture(file, channels=3, size=0, resize="crop")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * pixels.nbytes  # what Python holds: the picture, and a strip

@@ -1,5 +1,7 @@
 """Objects: found, matched, scored; against what is worked out by hand or pair by pair."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,26 @@ def test_thousands_of_objects():
         true[row : row + 15, column : column + 15] = number + 1
     sums = instances.object_sums(true, instances.objects(true > 0))
     assert sums["found"][-1] == 10_000 and sums["invented"].sum() == 0
+
+
+def test_ignored_pixels_count_for_nothing():
+    true = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2, 2]])
+    predicted = np.array([[3, 3, 3, 3, 3, 3, 0, 4, 4, 0, 5, 5]])
+    ignored = np.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 1]], bool)
+    true, predicted = instances.counted(np.where(ignored, 0, true), predicted, ignored)
+    np.testing.assert_array_equal(true, [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 2, 0]])
+    np.testing.assert_array_equal(predicted, [[3, 3, 3, 3, 0, 0, 0, 0, 0, 0, 5, 0]])  # half of 5 is not more than half
+    sums = instances.object_sums(true, predicted)
+    assert sums["found"][0] == 2 and sums["invented"][0] == sums["missed"][0] == 0
+
+
+def test_objects_of_a_large_picture_are_held_once():
+    foreground = np.zeros((3000, 3000), bool)
+    foreground[::6, ::6] = foreground[1::6, ::6] = True
+    foreground[0, 0] = False
+    tracemalloc.start()
+    labels = instances.objects(foreground, smallest=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels.dtype == np.int32 and labels.max() == 500 * 500 - 1 and labels[1, 0] == 0
+    assert peak < 2 * labels.nbytes

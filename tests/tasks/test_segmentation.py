@@ -183,6 +183,9 @@ def test_objects_are_looked_at_where_the_data_have_them():
     assert set(task.look(without)[0]) == {"scenes"}
     parts = segmentation.Task(Segmentation(objects="parts")).look(without)[0]
     assert parts["found"][0] == 1 and parts["missed"][0] == 1
+    mask[5:8, 5:8], predicted[6, 6] = 255, 1  # a part of the picture that nobody looked at
+    parts = segmentation.Task(Segmentation(objects="parts")).look(outputs_of([(mask, predicted, true)]))[0]
+    assert parts["found"][0] == 1 and parts["missed"][0] == parts["invented"][0] == 0
     figures = task.figures(dict(confusion=np.eye(2)), shown, ("a", "b"))
     assert set(figures) == {"confusion_matrix", "worst_pictures"}
 
@@ -197,3 +200,12 @@ def test_overlays():
     np.testing.assert_array_equal(shown[0, 0], [100, 100, 100])
     np.testing.assert_array_equal(shown[2, 1], colours[1])  # the outline
     np.testing.assert_array_equal(shown[2, 2], (0.5 * colours[1] + 50).astype(np.uint8))
+
+
+@pytest.mark.parametrize("names, shown", [(("cell", "membrane"), True), (("a", "b", "c"), False)])
+def test_the_pixel_error_is_shown_of_two_classes(names, shown):
+    counts = np.array([6.0, 3.0, 1.0][: len(names)])
+    sums = dict(count=1, pixels=10, loss=1.0, correct=9, true=counts, predicted=counts, both=counts)
+    task = segmentation.Task(Segmentation())
+    text = "\n".join(task.summary_lines(task.summary(sums, names)))
+    assert ("pixel accuracy 90.00%, pixel error 10.00%" in text) == shown

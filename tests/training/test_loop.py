@@ -128,6 +128,11 @@ def test_early_stopping_and_plateau_wait_for_validation(tmp_path):
     assert again["steps"] == 8 and "complete (8 steps)" in log  # a stopped run stays stopped
 
 
+def test_evaluations_may_be_counted_in_steps(tmp_path):
+    train(tmp_path, steps=11, evaluate_every=4, evaluate_unit="steps")
+    assert [e["step"] for e in read_entries(tmp_path) if e["split"] == "validation"] == [4, 8, 11]
+
+
 def test_the_best_checkpoint_is_kept_and_tested(tmp_path):
     """The rate explodes late: the best is then not the last."""
     changes = dict(
