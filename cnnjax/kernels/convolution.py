@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths, portable
-from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.onednn.library import Unsupported
 from cnnjax.kernels.window import Window, dilated
-
-TYPES = (jnp.float32, jnp.bfloat16)
 
 
 class Geometry(NamedTuple):
@@ -55,9 +52,8 @@ def convolution(
     )
     path, axes = paths.current(), lhs.ndim - 2
     usual = (
-        path != paths.XLA
+        paths.computes("convolutions", lhs.dtype)
         and not (isinstance(padding, str) and max(lhs_dilation or (1,)) > 1)  # which lax refuses
-        and lhs.dtype in TYPES
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and 1 <= axes <= 3
@@ -65,8 +61,6 @@ def convolution(
         and _is_channels_last(lhs.shape, rhs.shape, dimension_numbers)
     )
     if not usual:
-        if path != paths.XLA and lhs.dtype not in TYPES:
-            paths.say_once(f"convolutions of {lhs.dtype} are XLA's: the {path} kernels are for float32 and bfloat16")
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **exact)
     strides, dilation = tuple(window_strides), tuple(rhs_dilation or (1,) * axes)
     spread = tuple(lhs_dilation or (1,) * axes)
@@ -145,16 +139,15 @@ def _plain(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
     return portable.xla_convolution(a, b, kind, geometry)
 
 
-def _compute(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
-    if path == paths.ONEDNN:
-        try:
-            return calls.convolution(a, b, kind, *geometry)
-        except Unsupported:
-            pass  # a shape for which oneDNN has no primitive
+def _portable(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
     return portable.convolution(a, b, kind, geometry)
 
 
-convolution_p = primitive("convolution", _compute, _plain)
+def _onednn(a, b, *, kind: str, geometry: Geometry) -> jax.Array:
+    return calls.convolution(a, b, kind, *geometry)
+
+
+convolution_p = primitive("convolution", with_onednn(_onednn, _portable), _plain)
 
 
 def _transpose(known: int, of: dict):

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from cnnjax.kernels import paths
+from cnnjax.kernels.onednn.library import Unsupported
+
 
 def primitive(name: str, compute: Callable, plain: Callable, multiple_results: bool = False) -> Primitive:
     """A primitive `name` of arrays and hashable parameters.
@@ -38,6 +41,20 @@ def primitive(name: str, compute: Callable, plain: Callable, multiple_results: b
     mlir.register_lowering(new, mlir.lower_fun(compute, multiple_results=multiple_results))
     batching.primitive_batchers[new] = partial(_one_by_one, new)
     return new
+
+
+def with_onednn(call: Callable, otherwise: Callable) -> Callable:
+    """The function `otherwise`, but on oneDNN's `path` `call` (the same arguments without `path`) where it can."""
+
+    def compute(*arrays, path: str, **parameters):
+        if path == paths.ONEDNN:
+            try:
+                return call(*arrays, **parameters)
+            except Unsupported:
+                pass
+        return otherwise(*arrays, path=path, **parameters)
+
+    return compute
 
 
 def _one_by_one(primitive: Primitive, arrays, axes, **parameters):

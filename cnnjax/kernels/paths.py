@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 
 from cnnjax.errors import UserError
 from cnnjax.kernels.onednn.handler import bridge
 from cnnjax.kernels.onednn.library import Unavailable
 
 XLA, ONEDNN, PORTABLE = "xla", "onednn", "portable"
+TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
 _path: contextvars.ContextVar[str] = contextvars.ContextVar("kernels", default=XLA)
 
 
@@ -39,6 +41,13 @@ def current() -> str:
 def say_once(text: str) -> None:
     """Tells the person at the terminal, the first time."""
     print(f"cnnjax: {text}.", file=sys.stderr)
+
+
+def computes(what: str, dtype) -> bool:
+    """Has the path that is traced kernels for `what` in this type? On XLA's it has none; other types are said once."""
+    if current() != XLA and dtype not in TYPES:
+        say_once(f"{what} of {dtype} are XLA's: the {current()} kernels are for float32 and bfloat16")
+    return current() != XLA and dtype in TYPES
 
 
 def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str, str]:

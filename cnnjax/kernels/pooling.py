@@ -1,6 +1,7 @@
 """Max pooling that remembers which pixel of each window it took, so that its gradient is a scatter without a search."""
 
 from collections.abc import Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,9 @@ from jax import lax
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths
-from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.onednn.library import Unsupported
 from cnnjax.kernels.window import Window, places, reach
 
 LARGEST_WINDOW = 255  # pixels whose numbers fit into a byte
@@ -27,8 +27,8 @@ def max_pool(
     pads = tuple(map(tuple, padding))
     size, strides = tuple(window_shape), tuple(strides)
     covered = all(max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel of the picture
-    usual = jnp.issubdtype(x.dtype, jnp.floating) and covered and 0 not in x.shape and len(size) <= 3
-    if paths.current() == paths.XLA or not usual or len(list(places(size))) > LARGEST_WINDOW:
+    usual = paths.computes("max poolings", x.dtype) and covered and 0 not in x.shape and len(size) <= 3
+    if not usual or prod(size) > LARGEST_WINDOW:
         window, steps = (1, *size, 1), (1, *strides, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, ((0, 0), *pads, (0, 0)))
     window = Window(strides, pads, (1,) * len(size))
@@ -75,19 +75,14 @@ def _spread(dy, place, *, shape, size, window: Window, path: str) -> jax.Array:
     return total[(slice(None), *inner, slice(None))]
 
 
-def _compute_spread(dy, place, *, shape, size, window, path):
-    if path == paths.ONEDNN:
-        try:
-            return calls.max_pool_gradient(dy, place, shape, window, size)
-        except Unsupported:
-            pass
-    return _spread(in_memory(dy), in_memory(place), shape=shape, size=size, window=window, path=path)
+def _portable_spread(dy, place, **parameters) -> jax.Array:
+    return _spread(in_memory(dy), in_memory(place), **parameters)
 
 
 # oneDNN's forward pooling loses NaN (and is hardly faster): its gradient alone is used.
 max_pool_p = primitive("max_pool", _plain, _plain, multiple_results=True)
 pick_p = primitive("max_pool_pick", _pick, _pick)
-spread_p = primitive("max_pool_spread", _compute_spread, _spread)
+spread_p = primitive("max_pool_spread", with_onednn(calls.max_pool_gradient, _portable_spread), _spread)
 
 
 def _jvp(primals, tangents, **parameters):

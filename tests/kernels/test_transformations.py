@@ -147,21 +147,28 @@ def test_threads_do_not_disturb_each_other(path):
     assert not wrong
 
 
-def test_other_types_are_said_once(path, capfd):
+SAID = {
+    "convolutions": lambda x: kernels.convolution(x, x[:1], (1, 1), "SAME", dimension_numbers=NUMBERS),
+    "biases": lambda x: kernels.add_bias(x, x[0, 0, 0]),
+    "products": lambda x: kernels.dense(x, x[0, 0], (((3,), (0,)), ((), ()))),
+    "max poolings": lambda x: kernels.max_pool(x, (2, 2), (1, 1), [(0, 0)] * 2),
+    "batch normalisations": lambda x: kernels.batch_norm(x, x[0, 0, 0], x[0, 0, 0], 1e-5),
+    "response normalisations": lambda x: kernels.local_response_norm(x, n=5, k=1.0, alpha=0.1, beta=0.75),
+}
+
+
+@pytest.mark.parametrize("dtype", (jnp.float16, jnp.float64, jnp.complex64))
+@pytest.mark.parametrize("what", SAID)
+def test_other_types_are_said_once(path, what, dtype, capfd):
     kernels.paths.say_once.cache_clear()
-    with kernels.using(path):
-        for _ in range(3):
-            kernels.convolution(
-                jnp.ones((1, 3, 3, 1), jnp.int32),
-                jnp.ones((1, 1, 1, 1), jnp.int32),
-                (1, 1),
-                "SAME",
-                dimension_numbers=NUMBERS,
-            )
-    assert (
-        capfd.readouterr().err
-        == f"cnnjax: convolutions of int32 are XLA's: the {path} kernels are for float32 and bfloat16.\n"
-    )
+    if what == "max poolings" and dtype == jnp.complex64:
+        return  # which have no largest
+    with jax.enable_x64(True), kernels.using(path):
+        for _ in range(2):
+            SAID[what](jnp.ones((3, 3, 3, 3), dtype))
+    served = what != "products" or path == kernels.ONEDNN  # portable products are XLA's in all types
+    line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {path} kernels are for float32 and bfloat16.\n"
+    assert capfd.readouterr().err == (line if served else "")
 
 
 @pytest.mark.parametrize(

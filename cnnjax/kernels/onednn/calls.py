@@ -62,21 +62,21 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, x, w, y, window: Window, 
     return _call(primitives.convolution, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
-def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) -> jax.Array:
-    """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it says so."""
-    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+def product(a: jax.Array, b: jax.Array, turned: tuple[bool, bool]) -> jax.Array:
+    """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it is `turned`."""
+    shape = (a.shape[1 if turned[0] else 0], b.shape[0 if turned[1] else 1])
     dtype = computes_in(a.dtype)
-    arguments = (a.shape, b.shape, shape, TYPES[dtype.name], transpose_a, transpose_b)
+    arguments = (a.shape, b.shape, shape, TYPES[dtype.name], *turned)
     out = jax.ShapeDtypeStruct(shape, dtype)
     alone = a.size * shape[1] <= alone_up_to(dtype.name)
     return _call(primitives.product, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
-def max_pool_gradient(dy: jax.Array, place: jax.Array, x: tuple[int, ...], window: Window, size: tuple[int, ...]):
-    """(dy, place) -> dx in the shape x; place `[B, *out, C]` uint8 numbers the pixels of a window row by row."""
+def max_pool_gradient(dy: jax.Array, place: jax.Array, shape: tuple[int, ...], window: Window, size: tuple[int, ...]):
+    """(dy, place) -> dx in a shape; place `[B, *out, C]` uint8 numbers the pixels of a window row by row."""
     kind = computes_in(dy.dtype)
-    arguments = (x, dy.shape, TYPES[kind.name], window, size)
-    dx = _call(primitives.max_pool_gradient, arguments, [jax.ShapeDtypeStruct(x, kind)], (dy.astype(kind), place))
+    arguments = (shape, dy.shape, TYPES[kind.name], window, size)
+    dx = _call(primitives.max_pool_gradient, arguments, [jax.ShapeDtypeStruct(shape, kind)], (dy.astype(kind), place))
     return dx.astype(dy.dtype)
 
 
