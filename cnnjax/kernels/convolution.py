@@ -71,7 +71,7 @@ def convolution(
     out = jax.eval_shape(lambda a, b: jax.lax.conv_general_dilated(a, b, strides, pads, **exact), lhs, rhs).shape
     if 0 in (*lhs.shape, *rhs.shape, *out):
         return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)
-    if set(spread) == {1} and min(min(pads)) >= 0:
+    if set(spread) == {1} and min(map(min, pads)) >= 0:
         geometry = Geometry(lhs.shape, rhs.shape, out, Window(strides, pads, dilation), feature_group_count)
         return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, path=path)
     # A dilated input: the gradient of the convolution that goes the other way, whose strides are this one's dilation.
@@ -115,12 +115,14 @@ def conv_transpose(
 
 def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
     """The padding of a transposed convolution whose forward convolution has this one, as `jax.lax.conv_transpose`."""
-    if padding.upper() == "SAME":
+    if padding == "SAME":
         total = size + stride - 2
         before = size - 1 if stride > size - 1 else -(-total // 2)
-    else:
+    elif padding == "VALID":
         total = size + stride - 2 + max(size - stride, 0)
         before = size - 1
+    else:
+        raise ValueError(f"Invalid padding mode: {padding}")
     return before, total - before
 
 

@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.kernels import paths
-from cnnjax.kernels.onednn.library import Unsupported
+from cnnjax.kernels.onednn.library import Full, Unsupported
 
 
 def primitive(name: str, compute: Callable, plain: Callable, multiple_results: bool = False) -> Primitive:
@@ -50,6 +50,8 @@ def with_onednn(call: Callable, otherwise: Callable) -> Callable:
         if path == paths.ONEDNN:
             try:
                 return call(*arrays, **parameters)
+            except Full as reason:
+                paths.say_once(str(reason))
             except Unsupported:
                 pass
         return otherwise(*arrays, path=path, **parameters)

@@ -26,7 +26,7 @@ def max_pool(
     """
     pads = tuple(map(tuple, padding))
     size, strides = tuple(window_shape), tuple(strides)
-    covered = all(max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel of the picture
+    covered = all(0 <= min(pad) and max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel
     usual = paths.computes("max poolings", x.dtype) and covered and 0 not in x.shape and len(size) <= 3
     if not usual or prod(size) > LARGEST_WINDOW:
         window, steps = (1, *size, 1), (1, *strides, 1)

@@ -146,9 +146,10 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
 
 
 def _cropped(x: jax.Array, pads) -> tuple[jax.Array, tuple]:
-    """x without what negative padding takes away, and the rest of the padding: XLA's own convolution can get it wrong."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((min(a, 0), min(b, 0), 0) for a, b in pads), (0, 0, 0)])
-    return x, tuple((max(a, 0), max(b, 0)) for a, b in pads)
+    """x padded along axes where that takes something away, which XLA's convolution can get wrong; the other padding."""
+    cropped = [p if min(p) < 0 else (0, 0) for p in pads]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in cropped), (0, 0, 0)])
+    return x, tuple((0, 0) if min(p) < 0 else p for p in pads)
 
 
 def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
