@@ -18,6 +18,7 @@ from cnnjax.kernels.window import places, reach
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
+MOST_GROUPS = 8  # each of which is compiled by itself; of more one, in a loop that is as fast
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -62,6 +63,10 @@ def _split(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     """Each group by itself."""
     divided = lambda shape: (*shape[:-1], shape[-1] // g.groups)
     each = g._replace(x=divided(g.x), w=divided(g.w), y=divided(g.y), groups=1)
+    if g.groups > MOST_GROUPS:  # a loop, whose body alone is compiled
+        apart = [jnp.moveaxis(t.reshape(*t.shape[:-1], g.groups, -1), -2, 0) for t in (a, b)]
+        out = jnp.moveaxis(lax.map(lambda part: convolution(*part, kind, each), apart), 0, -2)
+        return out.reshape(*out.shape[:-2], -1)
     parts = zip(*(jnp.split(array, g.groups, -1) for array in (a, b)))
     return jnp.concatenate([convolution(*part, kind, each) for part in parts], -1)
 
@@ -89,19 +94,55 @@ def _spread(parts, g, dtype) -> jax.Array:
 
 
 def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    """One kernel (or several) a channel: sums of products, place by place."""
-    channels, outputs = g.x[-1], g.w[-1]
-    many = outputs // channels
+    """One kernel (or several) a channel: sums of products, place by place, in float32."""
+    many = g.w[-1] // g.x[-1]
     if many > 1:
         return xla_convolution(a, b, kind, g)
+    exact = [in_memory(a, b if kind == "forward" else None), b if kind != "weight_gradient" else in_memory(b)]
+    return _by_places(*(array.astype(jnp.float32) for array in exact), kind, g).astype(a.dtype)
+
+
+def _by_places(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
+    if prod(g.w[:-2]) > MOST_PLACES:
+        return _row_by_row(a, b, kind, g)
     if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(_taps(in_memory(a, b), g), _per_place(b)))
+        return sum(tap * kernel for tap, kernel in zip(_taps(a, g), _per_place(b)))
     if kind == "input_gradient":
-        a = in_memory(a)
         return _spread((a * kernel for kernel in _per_place(b)), g, a.dtype)
-    dtype = a.dtype
-    a, b = in_memory(a).astype(jnp.float32), in_memory(b).astype(jnp.float32)
-    return jnp.stack([column_sum(tap * b) for tap in _taps(a, g)]).reshape(g.w).astype(dtype)
+    return jnp.stack([column_sum(tap * b) for tap in _taps(a, g)]).reshape(g.w)
+
+
+def _row_by_row(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
+    """`_by_places` of a large window: a loop over its first axis, whose body alone is compiled."""
+    axis = next(i for i, size in enumerate(g.w) if size > 1)
+    window, (low, high) = g.window, g.window.padding[axis]
+    extent = (g.y[axis + 1] - 1) * window.strides[axis] + 1
+    with_axis = lambda values, i, value: (*values[:i], value, *values[i + 1 :])
+    row = g._replace(
+        x=with_axis(g.x, axis + 1, extent),
+        w=with_axis(g.w, axis, 1),
+        window=window._replace(padding=with_axis(window.padding, axis, (0, 0))),
+    )
+    start = lambda i: i * window.dilation[axis]
+    at = lambda x, i: lax.dynamic_slice_in_dim(x, start(i), extent, axis + 1)
+    kernel = lambda i: lax.dynamic_slice_in_dim(b, i, 1, axis)
+    rows, wide = g.w[axis], with_axis([(0, 0)] * len(g.x), axis + 1, (low, high))
+    if kind == "forward":
+        x = jnp.pad(a, wide)
+        add = lambda i, y: y + _by_places(at(x, i), kernel(i), kind, row)
+        return lax.fori_loop(0, rows, add, jnp.zeros(g.y, a.dtype))
+    if kind == "input_gradient":
+
+        def add(i, dx):
+            more = at(dx, i) + _by_places(a, kernel(i), kind, row)
+            return lax.dynamic_update_slice_in_dim(dx, more, start(i), axis + 1)
+
+        padded = with_axis(g.x, axis + 1, g.x[axis + 1] + low + high)
+        dx = lax.fori_loop(0, rows, add, jnp.zeros(padded, a.dtype))
+        return lax.slice_in_dim(dx, low, low + g.x[axis + 1], axis=axis + 1)
+    x = jnp.pad(a, wide)
+    of_rows = lax.map(lambda i: _by_places(at(x, i), b, kind, row), jnp.arange(rows))
+    return of_rows.reshape(g.w)
 
 
 def _per_place(w: jax.Array) -> jax.Array:
