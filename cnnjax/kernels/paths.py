@@ -1,11 +1,11 @@
 """By which code the kernels are computed: XLA's own, oneDNN's, or forms written in JAX that suit a CPU.
 
 The choice is made once (`choose`) and holds while a step is traced inside `using`. Outside it is always XLA: what
-inspects, counts or exports a network sees plain XLA operations.
+inspects, counts or exports a network sees plain XLA operations. JAX knows of the choice: what it traced on one path
+(a function that `jax.jit` or `jax.checkpoint` wraps, a loop's body) it traces anew on another.
 """
 
 import contextlib
-import contextvars
 import functools
 import sys
 from collections.abc import Iterator
@@ -19,22 +19,19 @@ from cnnjax.kernels.onednn.library import Unavailable
 
 XLA, ONEDNN, PORTABLE = "xla", "onednn", "portable"
 TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
-_path: contextvars.ContextVar[str] = contextvars.ContextVar("kernels", default=XLA)
+_path = jax.make_user_context(XLA)  # a part of the keys of JAX's caches of traces
 
 
 @contextlib.contextmanager
 def using(path: str) -> Iterator[None]:
     """What is traced inside takes this path; the derivatives of its kernels take it too, wherever they are traced."""
-    token = _path.set(path)
-    try:
+    with _path(path):
         yield
-    finally:
-        _path.reset(token)
 
 
 def current() -> str:
     """The path of what is being traced."""
-    return _path.get()
+    return _path.value
 
 
 @functools.cache

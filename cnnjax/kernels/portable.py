@@ -14,7 +14,7 @@ from jax import lax
 
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import places, reach
+from cnnjax.kernels.window import cropped, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
@@ -71,28 +71,6 @@ def _split(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     return jnp.concatenate([convolution(*part, kind, each) for part in parts], -1)
 
 
-def _taps(x: jax.Array, g) -> list[jax.Array]:
-    """For each place in the window (row-major), what it lies on at all positions: `[B, *out, C]`."""
-    x = jnp.pad(x, [(0, 0), *g.window.padding, (0, 0)]) if any(map(any, g.window.padding)) else x
-    return [lax.slice(x, *reach(x.shape, start, g.y, g.window.strides)) for start in _starts(g)]
-
-
-def _starts(g):
-    return places(g.w[:-2], g.window.dilation)
-
-
-def _spread(parts, g, dtype) -> jax.Array:
-    """The transpose of `_taps`: `[B, *out, C]` of each place, added up where it was taken from."""
-    padded = [n + sum(p) for n, p in zip(g.x[1:-1], g.window.padding)]
-    total = 0
-    for part, start in zip(parts, _starts(g)):
-        after = [n - s - (m - 1) * t - 1 for n, s, m, t in zip(padded, start, g.y[1:-1], g.window.strides)]
-        config = [(0, 0, 0), *((s, e, t - 1) for s, e, t in zip(start, after, g.window.strides)), (0, 0, 0)]
-        total = total + lax.pad(part, jnp.zeros((), dtype), config)
-    inner = [slice(p[0], p[0] + n) for p, n in zip(g.window.padding, g.x[1:-1])]
-    return total[(slice(None), *inner, slice(None))]
-
-
 def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     """One kernel (or several) a channel: sums of products, place by place, in float32."""
     many = g.w[-1] // g.x[-1]
@@ -106,10 +84,10 @@ def _by_places(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     if prod(g.w[:-2]) > MOST_PLACES:
         return _row_by_row(a, b, kind, g)
     if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(_taps(a, g), _per_place(b)))
+        return sum(tap * kernel for tap, kernel in zip(taps(a, g.w[:-2], g.window, g.y), _per_place(b)))
     if kind == "input_gradient":
-        return _spread((a * kernel for kernel in _per_place(b)), g, a.dtype)
-    return jnp.stack([column_sum(tap * b) for tap in _taps(a, g)]).reshape(g.w)
+        return spread((a * kernel for kernel in _per_place(b)), g.x, g.w[:-2], g.window)
+    return jnp.stack([column_sum(tap * b) for tap in taps(a, g.w[:-2], g.window, g.y)]).reshape(g.w)
 
 
 def _row_by_row(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
@@ -159,14 +137,14 @@ def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
     """One input: a sum over the places of the window."""
     if prod(g.w[:-2]) > MOST_PLACES:
         return _forward(x, w, g)
-    exact = [tap.astype(jnp.float32) for tap in _taps(x, g)]
+    exact = [tap.astype(jnp.float32) for tap in taps(x, g.w[:-2], g.window, g.y)]
     y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
     return in_memory(y.astype(x.dtype), w)
 
 
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     dx = (dy.reshape(-1, dy.shape[-1]) @ w.reshape(g.w[-2:]).T).reshape(*dy.shape[:-1], -1)
-    return _spread([dx], g, dx.dtype) if set(g.window.strides) != {1} else dx
+    return spread([dx], g.x, g.w[:-2], g.window) if set(g.window.strides) != {1} else dx
 
 
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -178,19 +156,12 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     pads = tuple(
         ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
     )
-    dy, pads = _cropped(dy, pads)
+    dy, pads = cropped(dy, pads)
     # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
     turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
     return _forward(
         dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(strides=(1,) * axes, padding=pads))
     )
-
-
-def _cropped(x: jax.Array, pads) -> tuple[jax.Array, tuple]:
-    """x padded along axes where that takes something away, which XLA's convolution can get wrong; the other padding."""
-    cropped = [p if min(p) < 0 else (0, 0) for p in pads]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in cropped), (0, 0, 0)])
-    return x, tuple((0, 0) if min(p) < 0 else p for p in pads)
 
 
 def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
@@ -202,11 +173,11 @@ def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
     if g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}:
         return _lay_side_by_side(parts, g).astype(dy.dtype)
     pieces = (parts[..., n : n + inputs] for n in range(0, parts.shape[-1], inputs))
-    return _spread(pieces, g, parts.dtype).astype(dy.dtype)
+    return spread(pieces, g.x, g.w[:-2], g.window).astype(dy.dtype)
 
 
 def _lay_side_by_side(parts: jax.Array, g) -> jax.Array:
-    """`_spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
+    """`spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
     strides, axes = g.window.strides, len(g.window.strides)
     z = parts.reshape(*parts.shape[:-1], *strides, -1)
     z = z.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
@@ -236,6 +207,6 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
             g.y[1:-1], window.strides, window.dilation, g.w[:-2], g.x[1:-1], window.padding
         )
     )
-    x, pads = _cropped(x, pads)
+    x, pads = cropped(x, pads)
     other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
     return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)

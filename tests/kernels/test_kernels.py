@@ -13,7 +13,7 @@ from tests.kernels import references
 EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
 BOTH = pytest.mark.parametrize("dtype", tuple(EXACT), ids=("float32", "bfloat16"))
 few = settings(
-    max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

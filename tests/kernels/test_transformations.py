@@ -91,7 +91,6 @@ TRANSFORMED = {
 
 @pytest.mark.parametrize("name", TRANSFORMED)
 def test_transformations(path, arrays, name):
-    jax.clear_caches()  # traces of remat and scan know nothing of paths
     same(*per_path(path, TRANSFORMED[name], *arrays))
 
 
@@ -101,6 +100,17 @@ def test_a_derivative_that_is_traced_later_keeps_its_path(path, arrays):
         _, pull = jax.vjp(lambda p: network(p, x), params)
     text = str(jax.make_jaxpr(pull)(jnp.float32(1)))
     assert "cnnjax_convolution" in text and f"path={path}" in text and "conv_general_dilated" not in text
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, lambda f: jax.jit(jax.grad(f))])
+def test_a_wrapped_function_is_traced_anew_on_each_path(path, arrays, wrap):
+    """Also one that the user wrapped and keeps."""
+    function = wrap(lambda x: kernels.add_bias(x, jnp.ones(3)).sum())
+    text = lambda: str(jax.make_jaxpr(lambda x: function(x))(arrays[1]))
+    for chosen in (path, kernels.XLA, path):
+        with kernels.using(chosen):
+            assert ("cnnjax" in text()) == (chosen != kernels.XLA)
+        assert "cnnjax" not in text()
 
 
 def test_outside_all_is_xla(arrays):
