@@ -22,7 +22,8 @@ def primitive(name: str, compute: Callable, plain: Callable, multiple_results: b
 
     Args:
       compute: `(*arrays, **parameters)` -> the result, or a list of them; traced when the primitive is lowered.
-      plain: the same in plain JAX operations; gives the shapes of the results.
+      plain: the same in plain JAX operations; gives the shapes of the results, and is what `jax.export` gets, whose
+        programs shall run anywhere.
     """
     new = Primitive(f"cnnjax_{name}")
     new.multiple_results = multiple_results
@@ -38,7 +39,13 @@ def primitive(name: str, compute: Callable, plain: Callable, multiple_results: b
 
     new.def_impl(lambda *arrays, **parameters: eager(tuple(sorted(parameters.items())), *arrays))
     new.def_abstract_eval(shapes)
-    mlir.register_lowering(new, mlir.lower_fun(compute, multiple_results=multiple_results))
+    here, anywhere = (mlir.lower_fun(function, multiple_results=multiple_results) for function in (compute, plain))
+
+    def lower(context, *arrays, **parameters):
+        exported = context.module_context.lowering_parameters.for_export
+        return (anywhere if exported else here)(context, *arrays, **parameters)
+
+    mlir.register_lowering(new, lower)
     batching.primitive_batchers[new] = partial(_one_by_one, new)
     return new
 
