@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths, portable
-from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.onednn.library import Unsupported
 from cnnjax.kernels.window import Window, dilated
-
-TYPES = (jnp.float32, jnp.bfloat16)
 
 
 class Geometry(NamedTuple):
@@ -55,9 +52,8 @@ def convolution(
     )
     path, axes = paths.current(), lhs.ndim - 2
     usual = (
-        path != paths.XLA
+        paths.computes("convolutions", lhs.dtype)
         and not (isinstance(padding, str) and max(lhs_dilation or (1,)) > 1)  # which lax refuses
-        and lhs.dtype in TYPES
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and 1 <= axes <= 3
@@ -65,8 +61,6 @@ def convolution(
         and _is_channels_last(lhs.shape, rhs.shape, dimension_numbers)
     )
     if not usual:
-        if path != paths.XLA and lhs.dtype not in TYPES:
-            paths.say_once(f"convolutions of {lhs.dtype} are XLA's: the {path} kernels are for float32 and bfloat16")
         return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **exact)
     strides, dilation = tuple(window_strides), tuple(rhs_dilation or (1,) * axes)
     spread = tuple(lhs_dilation or (1,) * axes)
@@ -77,7 +71,7 @@ def convolution(
     out = jax.eval_shape(lambda a, b: jax.lax.conv_general_dilated(a, b, strides, pads, **exact), lhs, rhs).shape
     if 0 in (*lhs.shape, *rhs.shape, *out):
         return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)
-    if set(spread) == {1} and min(min(pads)) >= 0:
+    if set(spread) == {1} and min(map(min, pads)) >= 0:
         geometry = Geometry(lhs.shape, rhs.shape, out, Window(strides, pads, dilation), feature_group_count)
         return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, path=path)
     # A dilated input: the gradient of the convolution that goes the other way, whose strides are this one's dilation.
@@ -121,12 +115,14 @@ def conv_transpose(
 
 def _transposed(size: int, stride: int, padding: str) -> tuple[int, int]:
     """The padding of a transposed convolution whose forward convolution has this one, as `jax.lax.conv_transpose`."""
-    if padding.upper() == "SAME":
+    if padding == "SAME":
         total = size + stride - 2
         before = size - 1 if stride > size - 1 else -(-total // 2)
-    else:
+    elif padding == "VALID":
         total = size + stride - 2 + max(size - stride, 0)
         before = size - 1
+    else:
+        raise ValueError(f"Invalid padding mode: {padding}")
     return before, total - before
 
 
@@ -145,16 +141,15 @@ def _plain(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
     return portable.xla_convolution(a, b, kind, geometry)
 
 
-def _compute(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
-    if path == paths.ONEDNN:
-        try:
-            return calls.convolution(a, b, kind, *geometry)
-        except Unsupported:
-            pass  # a shape for which oneDNN has no primitive
+def _portable(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
     return portable.convolution(a, b, kind, geometry)
 
 
-convolution_p = primitive("convolution", _compute, _plain)
+def _onednn(a, b, *, kind: str, geometry: Geometry) -> jax.Array:
+    return calls.convolution(a, b, kind, *geometry)
+
+
+convolution_p = primitive("convolution", with_onednn(_onednn, _portable), _plain)
 
 
 def _transpose(known: int, of: dict):

@@ -13,13 +13,17 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from cnnjax.kernels import paths
+from cnnjax.kernels.onednn.library import Full, Unsupported
+
 
 def primitive(name: str, compute: Callable, plain: Callable, multiple_results: bool = False) -> Primitive:
     """A primitive `name` of arrays and hashable parameters.
 
     Args:
       compute: `(*arrays, **parameters)` -> the result, or a list of them; traced when the primitive is lowered.
-      plain: the same in plain JAX operations; gives the shapes of the results.
+      plain: the same in plain JAX operations; gives the shapes of the results, and is what `jax.export` gets, whose
+        programs shall run anywhere.
     """
     new = Primitive(f"cnnjax_{name}")
     new.multiple_results = multiple_results
@@ -35,9 +39,31 @@ def primitive(name: str, compute: Callable, plain: Callable, multiple_results: b
 
     new.def_impl(lambda *arrays, **parameters: eager(tuple(sorted(parameters.items())), *arrays))
     new.def_abstract_eval(shapes)
-    mlir.register_lowering(new, mlir.lower_fun(compute, multiple_results=multiple_results))
+    here, anywhere = (mlir.lower_fun(function, multiple_results=multiple_results) for function in (compute, plain))
+
+    def lower(context, *arrays, **parameters):
+        exported = context.module_context.lowering_parameters.for_export
+        return (anywhere if exported else here)(context, *arrays, **parameters)
+
+    mlir.register_lowering(new, lower)
     batching.primitive_batchers[new] = partial(_one_by_one, new)
     return new
+
+
+def with_onednn(call: Callable, otherwise: Callable) -> Callable:
+    """The function `otherwise`, but on oneDNN's `path` `call` (the same arguments without `path`) where it can."""
+
+    def compute(*arrays, path: str, **parameters):
+        if path == paths.ONEDNN:
+            try:
+                return call(*arrays, **parameters)
+            except Full as reason:
+                paths.say_once(str(reason))
+            except Unsupported:
+                pass
+        return otherwise(*arrays, path=path, **parameters)
+
+    return compute
 
 
 def _one_by_one(primitive: Primitive, arrays, axes, **parameters):

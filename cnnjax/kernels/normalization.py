@@ -6,11 +6,8 @@ from jax.interpreters import ad
 
 from cnnjax.kernels import paths
 from cnnjax.kernels.column_sum import column_sum
-from cnnjax.kernels.derivation import derive_by_formula, primitive
+from cnnjax.kernels.derivation import derive_by_formula, primitive, with_onednn
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.onednn.library import Unsupported
-
-TYPES = (jnp.float32, jnp.bfloat16)
 
 
 def batch_norm(
@@ -21,7 +18,7 @@ def batch_norm(
     mean and var (biased) are taken over all axes but the last, in float32, as are scale and bias. None: the path of
     `paths.using` has no kernel for this, and the caller's own operations serve.
     """
-    if paths.current() == paths.XLA or x.dtype not in TYPES or x.ndim > 5 or 0 in x.shape:
+    if not paths.computes("batch normalisations", x.dtype) or x.ndim > 5 or 0 in x.shape:
         return None
     if scale.dtype != jnp.float32 or bias.dtype != jnp.float32:
         return None
@@ -64,26 +61,9 @@ def _plain_tangent(tx, tscale, tbias, x, mean, var, scale, *, epsilon: float, pa
     return ty.astype(x.dtype).reshape(x.shape)
 
 
-def _compute(x, scale, bias, *, epsilon: float, path: str):
-    if path == paths.ONEDNN:
-        try:
-            return list(calls.batch_norm(x, scale, bias, epsilon))
-        except Unsupported:
-            pass
-    return _plain(x, scale, bias, epsilon=epsilon, path=path)
-
-
-def _compute_gradient(dy, x, mean, var, scale, *, epsilon: float, path: str):
-    if path == paths.ONEDNN:
-        try:
-            return list(calls.batch_norm_gradient(dy, x, mean, var, scale, epsilon))
-        except Unsupported:
-            pass
-    return _plain_gradient(dy, x, mean, var, scale, epsilon=epsilon, path=path)
-
-
-batch_norm_p = primitive("batch_norm", _compute, _plain, multiple_results=True)
-gradient_p = primitive("batch_norm_gradient", _compute_gradient, _plain_gradient, multiple_results=True)
+_gradient = with_onednn(calls.batch_norm_gradient, _plain_gradient)
+batch_norm_p = primitive("batch_norm", with_onednn(calls.batch_norm, _plain), _plain, multiple_results=True)
+gradient_p = primitive("batch_norm_gradient", _gradient, _plain_gradient, multiple_results=True)
 tangent_p = primitive("batch_norm_tangent", _plain_tangent, _plain_tangent)
 derive_by_formula(gradient_p, _plain_gradient)
 

@@ -1,44 +1,50 @@
 """By which code the kernels are computed: XLA's own, oneDNN's, or forms written in JAX that suit a CPU.
 
 The choice is made once (`choose`) and holds while a step is traced inside `using`. Outside it is always XLA: what
-inspects, counts or exports a network sees plain XLA operations.
+inspects, counts or exports a network sees plain XLA operations. JAX knows of the choice: what it traced on one path
+(a function that `jax.jit` or `jax.checkpoint` wraps, a loop's body) it traces anew on another.
 """
 
 import contextlib
-import contextvars
 import functools
 import sys
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 
 from cnnjax.errors import UserError
 from cnnjax.kernels.onednn.handler import bridge
 from cnnjax.kernels.onednn.library import Unavailable
 
 XLA, ONEDNN, PORTABLE = "xla", "onednn", "portable"
-_path: contextvars.ContextVar[str] = contextvars.ContextVar("kernels", default=XLA)
+TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
+_path = jax.make_user_context(XLA)  # a part of the keys of JAX's caches of traces
 
 
 @contextlib.contextmanager
 def using(path: str) -> Iterator[None]:
     """What is traced inside takes this path; the derivatives of its kernels take it too, wherever they are traced."""
-    token = _path.set(path)
-    try:
+    with _path(path):
         yield
-    finally:
-        _path.reset(token)
 
 
 def current() -> str:
     """The path of what is being traced."""
-    return _path.get()
+    return _path.value
 
 
 @functools.cache
 def say_once(text: str) -> None:
     """Tells the person at the terminal, the first time."""
     print(f"cnnjax: {text}.", file=sys.stderr)
+
+
+def computes(what: str, dtype) -> bool:
+    """Has the path that is traced kernels for `what` in this type? On XLA's it has none; other types are said once."""
+    if current() != XLA and dtype not in TYPES:
+        say_once(f"{what} of {dtype} are XLA's: the {current()} kernels are for float32 and bfloat16")
+    return current() != XLA and dtype in TYPES
 
 
 def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Max pooling that remembers which pixel of each window it took, so that its gradient is a scatter without a search."""
 
 from collections.abc import Sequence
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,10 @@ from jax import lax
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths
-from cnnjax.kernels.derivation import primitive
+from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.onednn.library import Unsupported
-from cnnjax.kernels.window import Window, places, reach
+from cnnjax.kernels.window import Window, cropped, spread, taps
 
 LARGEST_WINDOW = 255  # pixels whose numbers fit into a byte
 
@@ -26,9 +26,11 @@ def max_pool(
     """
     pads = tuple(map(tuple, padding))
     size, strides = tuple(window_shape), tuple(strides)
+    if any(min(pad) < 0 for pad in pads):
+        x, pads = cropped(x, pads, -jnp.inf)
     covered = all(max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel of the picture
-    usual = jnp.issubdtype(x.dtype, jnp.floating) and covered and 0 not in x.shape and len(size) <= 3
-    if paths.current() == paths.XLA or not usual or len(list(places(size))) > LARGEST_WINDOW:
+    usual = paths.computes("max poolings", x.dtype) and covered and 0 not in x.shape and len(size) <= 3
+    if not usual or prod(size) > LARGEST_WINDOW:
         window, steps = (1, *size, 1), (1, *strides, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, ((0, 0), *pads, (0, 0)))
     window = Window(strides, pads, (1,) * len(size))
@@ -40,16 +42,10 @@ def _out(x, size, window: Window) -> tuple[int, ...]:
     return (x[0], *((n + sum(p) - k) // s + 1 for n, k, s, p in axes), x[-1])
 
 
-def _taps(x: jax.Array, size, window: Window, out, beyond) -> list[jax.Array]:
-    """What lies on each place of the window at all positions."""
-    x = jnp.pad(x, [(0, 0), *window.padding, (0, 0)], constant_values=beyond) if any(map(any, window.padding)) else x
-    return [lax.slice(x, *reach(x.shape, place, out, window.strides)) for place in places(size)]
-
-
 def _plain(x, *, size, window: Window, path: str):
     dtype = x.dtype
     exact = x.astype(jnp.promote_types(dtype, jnp.float32))  # XLA computes narrow types operation by operation
-    first, *others = _taps(exact, size, window, _out(x.shape, size, window), -jnp.inf)
+    first, *others = taps(exact, size, window, _out(x.shape, size, window), -jnp.inf)
     largest, taken = first, jnp.zeros(first.shape, jnp.uint8)
     for number, tap in enumerate(others, 1):
         more = ~(tap <= largest) & (largest == largest)  # larger, or the first that is not a number
@@ -59,35 +55,24 @@ def _plain(x, *, size, window: Window, path: str):
 
 def _pick(t, place, *, size, window: Window, path: str) -> jax.Array:
     """From each window the value at the place that was taken."""
-    taps = _taps(t, size, window, place.shape, 0)
-    return sum(jnp.where(place == number, tap, 0) for number, tap in enumerate(taps)).astype(t.dtype)
+    seen = taps(t, size, window, place.shape)
+    return sum(jnp.where(place == number, tap, 0) for number, tap in enumerate(seen)).astype(t.dtype)
 
 
 def _spread(dy, place, *, shape, size, window: Window, path: str) -> jax.Array:
     """The transpose of `_pick`: each value to the place that was taken, in an array of a shape."""
-    padded = [n + sum(p) for n, p in zip(shape[1:-1], window.padding)]
-    total = jnp.zeros((), dy.dtype)
-    for number, start in enumerate(places(size)):
-        after = [n - s - (m - 1) * t - 1 for n, s, m, t in zip(padded, start, dy.shape[1:-1], window.strides)]
-        gaps = [(0, 0, 0), *((s, e, t - 1) for s, e, t in zip(start, after, window.strides)), (0, 0, 0)]
-        total = total + lax.pad(jnp.where(place == number, dy, 0), jnp.zeros((), dy.dtype), gaps)
-    inner = [slice(low, low + n) for (low, _), n in zip(window.padding, shape[1:-1])]
-    return total[(slice(None), *inner, slice(None))]
+    parts = (jnp.where(place == number, dy, 0) for number in range(prod(size)))
+    return spread(parts, shape, size, window)
 
 
-def _compute_spread(dy, place, *, shape, size, window, path):
-    if path == paths.ONEDNN:
-        try:
-            return calls.max_pool_gradient(dy, place, shape, window, size)
-        except Unsupported:
-            pass
-    return _spread(in_memory(dy), in_memory(place), shape=shape, size=size, window=window, path=path)
+def _portable_spread(dy, place, **parameters) -> jax.Array:
+    return _spread(in_memory(dy), in_memory(place), **parameters)
 
 
 # oneDNN's forward pooling loses NaN (and is hardly faster): its gradient alone is used.
 max_pool_p = primitive("max_pool", _plain, _plain, multiple_results=True)
 pick_p = primitive("max_pool_pick", _pick, _pick)
-spread_p = primitive("max_pool_spread", _compute_spread, _spread)
+spread_p = primitive("max_pool_spread", with_onednn(calls.max_pool_gradient, _portable_spread), _spread)
 
 
 def _jvp(primals, tangents, **parameters):

@@ -14,10 +14,11 @@ from jax import lax
 
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import places, reach
+from cnnjax.kernels.window import cropped, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
+MOST_GROUPS = 8  # each of which is compiled by itself; of more one, in a loop that is as fast
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -62,46 +63,64 @@ def _split(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
     """Each group by itself."""
     divided = lambda shape: (*shape[:-1], shape[-1] // g.groups)
     each = g._replace(x=divided(g.x), w=divided(g.w), y=divided(g.y), groups=1)
+    if g.groups > MOST_GROUPS:  # a loop, whose body alone is compiled
+        apart = [jnp.moveaxis(t.reshape(*t.shape[:-1], g.groups, -1), -2, 0) for t in (a, b)]
+        out = jnp.moveaxis(lax.map(lambda part: convolution(*part, kind, each), apart), 0, -2)
+        return out.reshape(*out.shape[:-2], -1)
     parts = zip(*(jnp.split(array, g.groups, -1) for array in (a, b)))
     return jnp.concatenate([convolution(*part, kind, each) for part in parts], -1)
 
 
-def _taps(x: jax.Array, g) -> list[jax.Array]:
-    """For each place in the window (row-major), what it lies on at all positions: `[B, *out, C]`."""
-    x = jnp.pad(x, [(0, 0), *g.window.padding, (0, 0)]) if any(map(any, g.window.padding)) else x
-    return [lax.slice(x, *reach(x.shape, start, g.y, g.window.strides)) for start in _starts(g)]
-
-
-def _starts(g):
-    return places(g.w[:-2], g.window.dilation)
-
-
-def _spread(parts, g, dtype) -> jax.Array:
-    """The transpose of `_taps`: `[B, *out, C]` of each place, added up where it was taken from."""
-    padded = [n + sum(p) for n, p in zip(g.x[1:-1], g.window.padding)]
-    total = 0
-    for part, start in zip(parts, _starts(g)):
-        after = [n - s - (m - 1) * t - 1 for n, s, m, t in zip(padded, start, g.y[1:-1], g.window.strides)]
-        config = [(0, 0, 0), *((s, e, t - 1) for s, e, t in zip(start, after, g.window.strides)), (0, 0, 0)]
-        total = total + lax.pad(part, jnp.zeros((), dtype), config)
-    inner = [slice(p[0], p[0] + n) for p, n in zip(g.window.padding, g.x[1:-1])]
-    return total[(slice(None), *inner, slice(None))]
-
-
 def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    """One kernel (or several) a channel: sums of products, place by place."""
-    channels, outputs = g.x[-1], g.w[-1]
-    many = outputs // channels
+    """One kernel (or several) a channel: sums of products, place by place, in float32."""
+    many = g.w[-1] // g.x[-1]
     if many > 1:
         return xla_convolution(a, b, kind, g)
+    exact = [in_memory(a, b if kind == "forward" else None), b if kind != "weight_gradient" else in_memory(b)]
+    return _by_places(*(array.astype(jnp.float32) for array in exact), kind, g).astype(a.dtype)
+
+
+def _by_places(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
+    if prod(g.w[:-2]) > MOST_PLACES:
+        return _row_by_row(a, b, kind, g)
     if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(_taps(in_memory(a, b), g), _per_place(b)))
+        return sum(tap * kernel for tap, kernel in zip(taps(a, g.w[:-2], g.window, g.y), _per_place(b)))
     if kind == "input_gradient":
-        a = in_memory(a)
-        return _spread((a * kernel for kernel in _per_place(b)), g, a.dtype)
-    dtype = a.dtype
-    a, b = in_memory(a).astype(jnp.float32), in_memory(b).astype(jnp.float32)
-    return jnp.stack([column_sum(tap * b) for tap in _taps(a, g)]).reshape(g.w).astype(dtype)
+        return spread((a * kernel for kernel in _per_place(b)), g.x, g.w[:-2], g.window)
+    return jnp.stack([column_sum(tap * b) for tap in taps(a, g.w[:-2], g.window, g.y)]).reshape(g.w)
+
+
+def _row_by_row(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
+    """`_by_places` of a large window: a loop over its first axis, whose body alone is compiled."""
+    axis = next(i for i, size in enumerate(g.w) if size > 1)
+    window, (low, high) = g.window, g.window.padding[axis]
+    extent = (g.y[axis + 1] - 1) * window.strides[axis] + 1
+    with_axis = lambda values, i, value: (*values[:i], value, *values[i + 1 :])
+    row = g._replace(
+        x=with_axis(g.x, axis + 1, extent),
+        w=with_axis(g.w, axis, 1),
+        window=window._replace(padding=with_axis(window.padding, axis, (0, 0))),
+    )
+    start = lambda i: i * window.dilation[axis]
+    at = lambda x, i: lax.dynamic_slice_in_dim(x, start(i), extent, axis + 1)
+    kernel = lambda i: lax.dynamic_slice_in_dim(b, i, 1, axis)
+    rows, wide = g.w[axis], with_axis([(0, 0)] * len(g.x), axis + 1, (low, high))
+    if kind == "forward":
+        x = jnp.pad(a, wide)
+        add = lambda i, y: y + _by_places(at(x, i), kernel(i), kind, row)
+        return lax.fori_loop(0, rows, add, jnp.zeros(g.y, a.dtype))
+    if kind == "input_gradient":
+
+        def add(i, dx):
+            more = at(dx, i) + _by_places(a, kernel(i), kind, row)
+            return lax.dynamic_update_slice_in_dim(dx, more, start(i), axis + 1)
+
+        padded = with_axis(g.x, axis + 1, g.x[axis + 1] + low + high)
+        dx = lax.fori_loop(0, rows, add, jnp.zeros(padded, a.dtype))
+        return lax.slice_in_dim(dx, low, low + g.x[axis + 1], axis=axis + 1)
+    x = jnp.pad(a, wide)
+    of_rows = lax.map(lambda i: _by_places(at(x, i), b, kind, row), jnp.arange(rows))
+    return of_rows.reshape(g.w)
 
 
 def _per_place(w: jax.Array) -> jax.Array:
@@ -118,14 +137,14 @@ def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
     """One input: a sum over the places of the window."""
     if prod(g.w[:-2]) > MOST_PLACES:
         return _forward(x, w, g)
-    exact = [tap.astype(jnp.float32) for tap in _taps(x, g)]
+    exact = [tap.astype(jnp.float32) for tap in taps(x, g.w[:-2], g.window, g.y)]
     y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
     return in_memory(y.astype(x.dtype), w)
 
 
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     dx = (dy.reshape(-1, dy.shape[-1]) @ w.reshape(g.w[-2:]).T).reshape(*dy.shape[:-1], -1)
-    return _spread([dx], g, dx.dtype) if set(g.window.strides) != {1} else dx
+    return spread([dx], g.x, g.w[:-2], g.window) if set(g.window.strides) != {1} else dx
 
 
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -137,18 +156,12 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     pads = tuple(
         ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
     )
-    dy, pads = _cropped(dy, pads)
+    dy, pads = cropped(dy, pads)
     # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
     turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
     return _forward(
         dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(strides=(1,) * axes, padding=pads))
     )
-
-
-def _cropped(x: jax.Array, pads) -> tuple[jax.Array, tuple]:
-    """x without what negative padding takes away, and the rest of the padding: XLA's own convolution can get it wrong."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((min(a, 0), min(b, 0), 0) for a, b in pads), (0, 0, 0)])
-    return x, tuple((max(a, 0), max(b, 0)) for a, b in pads)
 
 
 def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
@@ -160,11 +173,11 @@ def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
     if g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}:
         return _lay_side_by_side(parts, g).astype(dy.dtype)
     pieces = (parts[..., n : n + inputs] for n in range(0, parts.shape[-1], inputs))
-    return _spread(pieces, g, parts.dtype).astype(dy.dtype)
+    return spread(pieces, g.x, g.w[:-2], g.window).astype(dy.dtype)
 
 
 def _lay_side_by_side(parts: jax.Array, g) -> jax.Array:
-    """`_spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
+    """`spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
     strides, axes = g.window.strides, len(g.window.strides)
     z = parts.reshape(*parts.shape[:-1], *strides, -1)
     z = z.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
@@ -194,6 +207,6 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
             g.y[1:-1], window.strides, window.dilation, g.w[:-2], g.x[1:-1], window.padding
         )
     )
-    x, pads = _cropped(x, pads)
+    x, pads = cropped(x, pads)
     other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
     return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)

@@ -10,16 +10,14 @@ from jax import lax
 from jax.interpreters import ad
 
 from cnnjax.kernels import paths
-from cnnjax.kernels.derivation import derive_by_formula, primitive
+from cnnjax.kernels.derivation import derive_by_formula, primitive, with_onednn
 from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.onednn.library import Unsupported
-
-TYPES = (jnp.float32, jnp.bfloat16)
 
 
 def local_response_norm(x: jax.Array, *, n: int, k: float, alpha: float, beta: float) -> jax.Array | None:
     """y of `[B, *spatial, C]`, computed in float32. None: the path of `paths.using` has no kernel for this."""
-    if paths.current() == paths.XLA or x.dtype not in TYPES or x.ndim > 5 or 0 in x.shape or n % 2 == 0:
+    if not paths.computes("response normalisations", x.dtype) or x.ndim > 5 or 0 in x.shape or n % 2 == 0:
         return None
     parameters = dict(n=n, k=float(k), alpha=float(alpha), beta=float(beta), path=paths.current())
     return response_p.bind(x, **parameters)[0]
@@ -72,26 +70,9 @@ def _plain_tangent(tx, x, workspace, *, n: int, k: float, alpha: float, beta: fl
     return (t * factor - (2 * alpha * beta) * wide * (factor / u) * _over_channels(wide * t, n)).astype(x.dtype)
 
 
-def _compute(x, *, path: str, **parameters):
-    if path == paths.ONEDNN:
-        try:
-            return list(calls.response_norm(x, **parameters))
-        except Unsupported:
-            pass
-    return _plain(x, path=path, **parameters)
-
-
-def _compute_gradient(dy, x, workspace, *, path: str, **parameters):
-    if path == paths.ONEDNN:
-        try:
-            return calls.response_norm_gradient(dy, x, workspace, **parameters)
-        except Unsupported:
-            pass
-    return _plain_gradient(dy, x, workspace, path=path, **parameters)
-
-
-response_p = primitive("response_norm", _compute, _plain, multiple_results=True)
-gradient_p = primitive("response_norm_gradient", _compute_gradient, _plain_gradient)
+_gradient = with_onednn(calls.response_norm_gradient, _plain_gradient)
+response_p = primitive("response_norm", with_onednn(calls.response_norm, _plain), _plain, multiple_results=True)
+gradient_p = primitive("response_norm_gradient", _gradient, _plain_gradient)
 tangent_p = primitive("response_norm_tangent", _plain_tangent, _plain_tangent)
 derive_by_formula(gradient_p, _plain_gradient)
 

@@ -12,10 +12,25 @@ def _places(window, dilation, strides, counts):
         yield place, (slice(None), *lies)
 
 
+def _padded(x, pads, value=0.0):
+    """x between values; negative padding takes pixels away, of the other side's values too."""
+    for axis, (low, high) in enumerate(pads, 1):
+        around = [(max(p, 0), max(q, 0)) if i == axis else (0, 0) for i in range(x.ndim) for p, q in [(low, high)]]
+        wide = np.pad(x, around, constant_values=value)
+        x = wide.take(range(max(-low, 0), wide.shape[axis] - max(-high, 0)), axis)
+    return x
+
+
+def _unpadded(padded, pads, shape):
+    """The transpose of `_padded`: what came from each pixel, zero of those that were taken away."""
+    numbers = _padded(np.arange(1, np.prod(shape) + 1).reshape(shape), pads).ravel()
+    return np.bincount(numbers, padded.ravel(), np.prod(shape) + 1)[1:].reshape(shape)
+
+
 def convolution(x, w, dy, strides, pads, dilation, groups):
     """(y, dx, dw) of `[B, *spatial, C]` and `[*window, C / groups, O]`; dy may be None: ones."""
     window, inside, outside = w.shape[:-2], w.shape[-2], w.shape[-1] // groups
-    padded = np.pad(x, [(0, 0), *pads, (0, 0)])
+    padded = _padded(x, pads)
     counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(padded.shape[1:-1], window, strides, dilation)]
     y, dx, dw = np.zeros((len(x), *counts, w.shape[-1])), np.zeros(padded.shape), np.zeros(w.shape)
     dy = np.ones(y.shape) if dy is None else dy
@@ -26,21 +41,19 @@ def convolution(x, w, dy, strides, pads, dilation, groups):
             y[..., outs] += seen @ kernel
             dx[(*lies, ins)] += dy[..., outs] @ kernel.T
             dw[place][:, outs] = seen.reshape(-1, inside).T @ dy[..., outs].reshape(-1, outside)
-    inner = [slice(low, low + n) for (low, _), n in zip(pads, x.shape[1:-1])]
-    return y, dx[(slice(None), *inner)], dw
+    return y, _unpadded(dx, pads, x.shape), dw
 
 
 def max_pool(x, dy, window, strides, pads):
     """(y, dx); of equal values the first, row by row, gets the gradient."""
-    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    padded = _padded(x, pads, -np.inf)
     counts = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:-1], window, strides)]
     ones = (1,) * len(window)
     taps = np.stack([padded[lies] for _, lies in _places(window, ones, strides, counts)])
     taken, dx = taps.argmax(0), np.zeros(padded.shape)
     for number, (_, lies) in enumerate(_places(window, ones, strides, counts)):
         dx[lies] += np.where(taken == number, np.ones(taken.shape) if dy is None else dy, 0)
-    inner = [slice(low, low + n) for (low, _), n in zip(pads, x.shape[1:-1])]
-    return taps.max(0), dx[(slice(None), *inner)]
+    return taps.max(0), _unpadded(dx, pads, x.shape)
 
 
 def batch_norm(x, scale, bias, dy, epsilon):

@@ -11,8 +11,9 @@ from cnnjax import kernels
 from tests.kernels import references
 
 EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
+BOTH = pytest.mark.parametrize("dtype", tuple(EXACT), ids=("float32", "bfloat16"))
 few = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -45,7 +46,8 @@ def convolutions(draw):
     axes = draw(st.integers(1, 3))
     many = lambda low, high: draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes))
     window, strides, dilation = many(1, 4), many(1, 3), many(1, 2)
-    pads = [(draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(axes)]
+    least = draw(st.sampled_from((0, 0, -2)))
+    pads = [(draw(st.integers(least, 3)), draw(st.integers(least, 3))) for _ in range(axes)]
     groups = draw(st.sampled_from((1, 1, 2, 3)))
     inputs, outputs = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
     if draw(st.booleans()) and axes < 3:
@@ -57,17 +59,22 @@ def convolutions(draw):
     return x, (*window, inputs // groups, outputs), tuple(strides), pads, tuple(dilation), groups
 
 
-@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@BOTH
 @few
 @given(shape=convolutions(), seed=st.integers(0, 2**16))
 def test_convolution_and_its_gradients(path, dtype, shape, seed):
     check_convolution(path, dtype, *shape, seed)
 
 
-@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@BOTH
 @pytest.mark.parametrize(
     "x, w, strides, pads, dilation",
     [
+        ((1, 1, 2), (1, 2, 2), (4,), [(3, 0)], (1,)),  # a padding that no window needs, and is larger than the picture
+        ((1, 2, 2), (2, 2, 2), (3,), [(3, 0)], (1,)),
+        ((2, 8, 8, 4), (3, 3, 4, 4), (2, 2), [(0, 0), (2, -1)], (1, 1)),  # pixels taken away
+        ((2, 8, 8, 4), (3, 3, 4, 4), (1, 1), [(-1, 0), (0, 0)], (1, 1)),
+        ((2, 8, 8, 4), (1, 1, 4, 4), (2, 2), [(-1, 0), (0, -2)], (1, 1)),
         ((2, 9, 7, 3), (2, 3, 3, 4), (2, 3), [(1, 0), (0, 2)], (1, 1)),  # windows side by side, the last pixels in none
         ((2, 8, 8, 12), (2, 2, 12, 5), (2, 2), [(0, 0), (0, 0)], (1, 1)),
         ((2, 9, 9, 1), (5, 5, 1, 6), (1, 1), [(2, 2), (2, 2)], (1, 1)),  # one input
@@ -89,6 +96,39 @@ def test_convolution_of_the_shapes_that_have_a_form_of_their_own(path, dtype, x,
     check_convolution(path, dtype, x, w, strides, pads, dilation, 1, 0)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    "x, w, strides, pads, dilation, groups",
+    [
+        ((4, 16, 16, 16), (3, 3, 1, 16), (1, 1), [(1, 1), (1, 1)], (1, 1), 16),
+        ((4, 16, 16, 16), (7, 7, 1, 16), (1, 1), [(3, 3), (3, 3)], (1, 1), 16),  # rounded once, not place by place
+        ((2, 19, 20, 5), (9, 6, 1, 5), (2, 3), [(4, 3), (0, 2)], (2, 1), 5),
+        ((2, 50, 3), (40, 1, 3), (3,), [(0, 5)], (1,), 3),
+        ((2, 7, 6, 8, 3), (4, 5, 6, 1, 3), (1, 2, 1), [(1, 2), (2, 2), (0, 0)], (1, 1, 1), 3),
+        ((2, 9, 9, 4), (6, 6, 1, 4), (2, 2), [(0, 2), (-1, 1)], (1, 1), 4),
+        ((2, 6, 5, 36), (3, 3, 2, 54), (2, 1), [(1, 0), (1, 1)], (1, 1), 18),
+        ((1, 1, 9, 48), (1, 1, 16, 6), (4, 4), [(3, 0), (3, 5)], (3, 2), 3),
+    ],
+)
+def test_convolution_in_groups(path, dtype, x, w, strides, pads, dilation, groups):
+    check_convolution(path, dtype, x, w, strides, pads, dilation, groups, 0)
+
+
+@pytest.mark.parametrize("few, many", [((5, 64, 64), (15, 64, 64)), ((3, 64, 8), (3, 256, 128))])
+def test_portable_programs_do_not_grow_with_window_and_groups(few, many):
+    """(size of the window, channels, groups)."""
+
+    def operations(size, channels, groups):
+        x, w = jnp.ones((1, 8, 8, channels)), jnp.ones((size, size, channels // groups, channels))
+        conv = lambda x, w: kernels.convolution(
+            x, w, (1, 1), "SAME", dimension_numbers=kernels.channels_last(2), feature_group_count=groups
+        )
+        with kernels.using(kernels.PORTABLE):
+            return jax.jit(jax.grad(lambda x, w: conv(x, w).sum(), (0, 1))).lower(x, w).as_text().count(" = ")
+
+    assert operations(*many) < operations(*few)
+
+
 def check_convolution(path, dtype, x_shape, w_shape, strides, pads, dilation, groups, seed):
     rng = np.random.default_rng(seed)
     x, x64 = rounded(rng.normal(size=x_shape), dtype)
@@ -104,6 +144,24 @@ def check_convolution(path, dtype, x_shape, w_shape, strides, pads, dilation, gr
     for found, reference in zip((y, dx, dw), expected, strict=True):
         assert found.shape == reference.shape
         close(found, reference, dtype)
+
+
+@pytest.mark.parametrize("pads", ([(1, -1), (2, 1), (0, 0)], [(-2, 0), (0, 0), (0, 3)]))
+def test_transposed_convolution_takes_pixels_away(path, pads):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.float32(rng.normal(size=shape)) for shape in ((2, 5, 4, 3, 3), (3, 2, 3, 3, 4)))
+    expected, pull = jax.vjp(lambda x, w: jax.lax.conv_transpose(x, w, (2, 1, 3), pads), x, w)
+    dy = jnp.float32(rng.normal(size=expected.shape))
+    y, gradients = traced(path, lambda x, w: kernels.conv_transpose(x, w, (2, 1, 3), pads))((x, w), dy)
+    for found, reference in zip((y, *gradients), (expected, *pull(dy)), strict=True):
+        assert found.shape == reference.shape
+        np.testing.assert_allclose(found, reference, atol=1e-4)
+
+
+def test_a_padding_that_is_none_is_refused_as_in_lax():
+    for path in (kernels.XLA, kernels.ONEDNN, kernels.PORTABLE):
+        with kernels.using(path), pytest.raises(ValueError, match="FOO"):
+            kernels.conv_transpose(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 3, 3)), (2, 2), "FOO")
 
 
 @pytest.mark.parametrize("padding", ("SAME", "VALID", "pairs"))
@@ -130,7 +188,7 @@ def test_transposed_convolution_spreads_its_input(path, size, strides, dilation,
         close(found, y, jnp.float32)
 
 
-@pytest.mark.parametrize("dtype", (jnp.float32, jnp.bfloat16), ids=("float32", "bfloat16"))
+@BOTH
 @few
 @given(sizes=st.tuples(*[st.integers(1, 40)] * 3), seed=st.integers(0, 2**16))
 def test_dense_and_its_gradients(path, dtype, sizes, seed):
@@ -146,22 +204,24 @@ def test_dense_and_its_gradients(path, dtype, sizes, seed):
         close(found, expected, dtype)
 
 
+@BOTH
 @few
 @given(data=st.data(), seed=st.integers(0, 2**16))
-def test_max_pool_and_its_gradient(path, data, seed):
+def test_max_pool_and_its_gradient(path, dtype, data, seed):
     axes = data.draw(st.integers(1, 3))
     window = tuple(data.draw(st.integers(1, 4)) for _ in range(axes))
     strides = tuple(data.draw(st.integers(1, 3)) for _ in range(axes))
-    pads = [(data.draw(st.integers(0, k - 1)), data.draw(st.integers(0, k - 1))) for k in window]
-    sizes = [k + data.draw(st.integers(0, 7)) for k in window]
+    least = data.draw(st.sampled_from((0, 0, -2)))
+    pads = [(data.draw(st.integers(least, k - 1)), data.draw(st.integers(least, k - 1))) for k in window]
+    sizes = [k + 2 * max(0, -least) + data.draw(st.integers(0, 7)) for k in window]
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, (2, *sizes, data.draw(st.integers(1, 20)))).astype(np.float64)  # whole numbers: many ties
     y64, _ = references.max_pool(x, None, window, strides, pads)
-    dy = rng.normal(size=y64.shape)
-    y64, dx64 = references.max_pool(x, dy, window, strides, pads)
-    y, (dx,) = traced(path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.float32(x),), jnp.float32(dy))
-    close(y, y64, jnp.float32)
-    close(dx, dx64, jnp.float32)
+    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
+    y64, dx64 = references.max_pool(x, dy64, window, strides, pads)
+    y, (dx,) = traced(path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
+    close(y, y64, dtype)
+    close(dx, dx64, dtype)
 
 
 def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(path):
@@ -194,35 +254,70 @@ def test_max_pool_hides_no_nan(path):
     assert y[0, 0, 0, 1] == -np.inf
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (3, 7, 16), (2, 3, 4, 2, 5), (6, 9)])
-def test_batch_norm_and_its_gradients(path, shape):
-    rng = np.random.default_rng(0)
-    x, dy = rng.normal(3, 2, shape), rng.normal(size=shape)
-    scale, bias = rng.normal(size=shape[-1]), rng.normal(size=shape[-1])
-    expected = references.batch_norm(x, scale, bias, dy, 1e-5)
-    function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
-    y, gradients = traced(path, function)(tuple(map(jnp.float32, (x, scale, bias))), jnp.float32(dy))
+pictures = st.tuples(
+    st.lists(st.integers(1, 9), min_size=1, max_size=4), st.sampled_from((1, 2, 3, 8, 16, 17, 19, 24, 32, 40, 48, 65))
+).map(lambda drawn: (*drawn[0], drawn[1]))  # [B, *spatial, C]
+
+
+@BOTH
+@few
+@given(shape=pictures, seed=st.integers(0, 2**16))
+def test_batch_norm_and_its_gradients(path, dtype, shape, seed):
+    rng = np.random.default_rng(seed)
+    shape = (shape[0] + 2, *shape[1:])
+    (x, x64), (dy, dy64) = rounded(rng.normal(3, 2, shape), dtype), rounded(rng.normal(size=shape), dtype)
+    (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=shape[-1]), jnp.float32) for _ in range(2))
+    y64, *statistics, dx64, dscale64, dbias64 = references.batch_norm(x64, scale64, bias64, dy64, 0.1)
+    function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 0.1)[0]
+    y, (dx, dscale, dbias) = traced(path, function)((x, scale, bias), dy)
     with kernels.using(path):
-        _, mean, var = kernels.batch_norm(*map(jnp.float32, (x, scale, bias)), 1e-5)
-    for found, reference in zip((y, mean, var, *gradients), expected, strict=True):
-        close(found, reference, jnp.float32)
+        found = kernels.batch_norm(x, scale, bias, 0.1)[1:]
+    close(y, y64, dtype)
+    close(dx, dx64, dtype)
+    for each, reference in zip((*found, dscale, dbias), (*statistics, dscale64, dbias64), strict=True):
+        assert each.dtype == jnp.float32
+        np.testing.assert_allclose(each, reference, atol=EXACT[dtype] * (np.abs(reference).max() or 1), rtol=0)
 
 
-@pytest.mark.parametrize("n, beta", [(5, 0.75), (3, 0.5), (7, 0.75)])
-def test_response_norm_and_its_gradient(path, n, beta):
-    rng = np.random.default_rng(0)
-    x, dy = 3 * rng.normal(size=(2, 5, 4, 19)), rng.normal(size=(2, 5, 4, 19))
-    y64, dx64 = references.response_norm(x, dy, n, 2.0, 0.1, beta)
-    function = lambda x: kernels.local_response_norm(x, n=n, k=2.0, alpha=0.1, beta=beta)
-    y, (dx,) = traced(path, function)((jnp.float32(x),), jnp.float32(dy))
-    close(y, y64, jnp.float32)
-    close(dx, dx64, jnp.float32)
+@BOTH
+@few
+@given(shape=pictures, kind=st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)]), seed=st.integers(0, 2**16))
+def test_response_norm_and_its_gradient(path, dtype, shape, kind, seed):
+    check_response_norm(path, dtype, shape, *kind, seed)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 1), (4, 3), (131, 3), (2, 128, 64, 5), (4096, 70)])
-def test_a_bias_gets_the_sum_over_all_positions(path, shape):
-    rng = np.random.default_rng(0)
-    y, bias, dy = rng.normal(size=shape), rng.normal(size=shape[-1]), rng.normal(size=shape)
-    found, (_, dbias) = traced(path, kernels.add_bias)((jnp.float32(y), jnp.float32(bias)), jnp.float32(dy))
-    close(found, y + bias, jnp.float32)
-    close(dbias, dy.reshape(-1, shape[-1]).sum(0), jnp.float32)
+@BOTH
+@pytest.mark.parametrize("channels", (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96))
+def test_response_norm_of_many_channels(path, dtype, channels):
+    check_response_norm(path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
+
+
+def check_response_norm(path, dtype, shape, n, beta, seed):
+    rng = np.random.default_rng(seed)
+    (x, x64), (dy, dy64) = rounded(3 * rng.normal(size=shape), dtype), rounded(rng.normal(size=shape), dtype)
+    y64, dx64 = references.response_norm(x64, dy64, n, 1.0, 0.1, beta)
+    function = lambda x: kernels.local_response_norm(x, n=n, k=1.0, alpha=0.1, beta=beta)
+    y, (dx,) = traced(path, function)((x,), dy)
+    close(y, y64, dtype)
+    close(dx, dx64, dtype)
+
+
+@BOTH
+@few
+@given(shape=pictures, seed=st.integers(0, 2**16))
+def test_a_bias_gets_the_sum_over_all_positions(path, dtype, shape, seed):
+    check_bias(path, dtype, shape, seed)
+
+
+@pytest.mark.parametrize("shape", [(7, 1), (131, 3), (2, 128, 64, 5), (4096, 70)])
+def test_a_bias_gets_the_sum_over_many_positions(path, shape):
+    check_bias(path, jnp.float32, shape, 0)
+
+
+def check_bias(path, dtype, shape, seed):
+    rng = np.random.default_rng(seed)
+    (y, y64), (bias, bias64) = rounded(rng.normal(size=shape), dtype), rounded(rng.normal(size=shape[-1]), dtype)
+    dy, dy64 = rounded(rng.normal(size=shape), dtype)
+    found, (_, dbias) = traced(path, kernels.add_bias)((y, bias), dy)
+    close(found, y64 + bias64, dtype)
+    close(dbias, dy64.reshape(-1, shape[-1]).sum(0), dtype)

@@ -86,7 +86,7 @@ def _refuse(code):
 @pytest.mark.parametrize("why", LACKING)
 def test_what_is_missing_is_said_in_a_line_and_portable_kernels_serve(onednn, monkeypatch, why):
     monkeypatch.setattr(handler, "load", library.load.__wrapped__)  # as in a process that has not loaded it yet
-    monkeypatch.setattr(paths, "bridge", handler.bridge.__wrapped__)
+    monkeypatch.setattr(paths, "bridge", handler._bridge.__wrapped__)
     LACKING[why](monkeypatch)
     path, reason = kernels.choose("auto", 1, "cpu")
     assert path == kernels.PORTABLE and why in reason and "\n" not in reason
@@ -150,6 +150,38 @@ jax.block_until_ready(step(x, w))
     )
     done = run(code, CNNJAX_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_users_may_be_threads(onednn, tmp_path):
+    code = """
+import threading
+import jax
+from cnnjax import kernels
+jax.devices()
+together, found = threading.Barrier(8), []
+def first():
+    together.wait()
+    found.append(kernels.choose("auto", 1)[0])
+threads = [threading.Thread(target=first) for _ in range(8)]
+[t.start() for t in threads], [t.join() for t in threads]
+print(found == 8 * ["onednn"])
+"""
+    done = run(code, CNNJAX_CACHE_DIR=str(tmp_path))
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_full_table_is_said_once_and_portable_kernels_serve(onednn, monkeypatch, capfd):
+    paths.say_once.cache_clear()
+    monkeypatch.setattr(handler, "MOST", 0)
+    with kernels.using(onednn):
+        for rows in (211, 223):  # of which no other test has made a kernel
+            a = jnp.ones((rows, 2))
+            y = kernels.dense(a, jnp.ones((2, 3)), (((1,), (0,)), ((), ())))
+            np.testing.assert_array_equal(y, np.full((rows, 3), 2.0))
+            normal = kernels.local_response_norm(a.repeat(32, 1), n=5, k=1.0, alpha=0.0, beta=0.75)
+            np.testing.assert_array_equal(normal, np.ones((rows, 64)))
+    said = "more than 0 different oneDNN kernels in one process: further ones are portable"
+    assert capfd.readouterr().err == f"cnnjax: {said}.\n"
 
 
 def test_an_unknown_key_is_an_error_not_a_crash(onednn):

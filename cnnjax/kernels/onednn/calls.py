@@ -62,21 +62,21 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, x, w, y, window: Window, 
     return _call(primitives.convolution, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
-def product(a: jax.Array, b: jax.Array, transpose_a: bool, transpose_b: bool) -> jax.Array:
-    """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it says so."""
-    shape = (a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1])
+def product(a: jax.Array, b: jax.Array, turned: tuple[bool, bool]) -> jax.Array:
+    """`a @ b`, `[M, K]` and `[K, N]`, each stored the other way round where it is `turned`."""
+    shape = (a.shape[1 if turned[0] else 0], b.shape[0 if turned[1] else 1])
     dtype = computes_in(a.dtype)
-    arguments = (a.shape, b.shape, shape, TYPES[dtype.name], transpose_a, transpose_b)
+    arguments = (a.shape, b.shape, shape, TYPES[dtype.name], *turned)
     out = jax.ShapeDtypeStruct(shape, dtype)
     alone = a.size * shape[1] <= alone_up_to(dtype.name)
     return _call(primitives.product, arguments, [out], (a.astype(dtype), b.astype(dtype)), alone).astype(a.dtype)
 
 
-def max_pool_gradient(dy: jax.Array, place: jax.Array, x: tuple[int, ...], window: Window, size: tuple[int, ...]):
-    """(dy, place) -> dx in the shape x; place `[B, *out, C]` uint8 numbers the pixels of a window row by row."""
+def max_pool_gradient(dy: jax.Array, place: jax.Array, shape: tuple[int, ...], window: Window, size: tuple[int, ...]):
+    """(dy, place) -> dx in a shape; place `[B, *out, C]` uint8 numbers the pixels of a window row by row."""
     kind = computes_in(dy.dtype)
-    arguments = (x, dy.shape, TYPES[kind.name], window, size)
-    dx = _call(primitives.max_pool_gradient, arguments, [jax.ShapeDtypeStruct(x, kind)], (dy.astype(kind), place))
+    arguments = (shape, dy.shape, TYPES[kind.name], window, size)
+    dx = _call(primitives.max_pool_gradient, arguments, [jax.ShapeDtypeStruct(shape, kind)], (dy.astype(kind), place))
     return dx.astype(dy.dtype)
 
 
@@ -102,6 +102,12 @@ def batch_norm_gradient(dy: jax.Array, x: jax.Array, mean, var, scale, epsilon: 
     return dx.astype(x.dtype), dscale, dbias
 
 
+def _response_computes_in(shape: tuple[int, ...], dtype) -> np.dtype:
+    """Of more than 16 channels, no multiple of 16, oneDNN 3.2 computes wrong gradients in bfloat16."""
+    odd = shape[-1] > 16 and shape[-1] % 16
+    return jnp.dtype(jnp.float32) if odd else computes_in(dtype)
+
+
 @functools.cache
 def _workspace_of(shape: tuple[int, ...], *parameters) -> int:
     return primitives.response_norm_workspace(Builder(bridge().onednn), shape, *parameters)
@@ -109,12 +115,12 @@ def _workspace_of(shape: tuple[int, ...], *parameters) -> int:
 
 def response_workspace(shape: tuple[int, ...], dtype, n: int, k: float, alpha: float, beta: float) -> int:
     """Bytes that `response_norm` keeps for its gradient."""
-    return _workspace_of(shape, TYPES[computes_in(dtype).name], n, k, alpha, beta)
+    return _workspace_of(shape, TYPES[_response_computes_in(shape, dtype).name], n, k, alpha, beta)
 
 
 def response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: float):
     """x -> (y, workspace), local response normalisation across channels."""
-    kind = computes_in(x.dtype)
+    kind = _response_computes_in(x.shape, x.dtype)
     size = response_workspace(x.shape, x.dtype, n, k, alpha, beta)
     arguments = (False, x.shape, TYPES[kind.name], n, k, alpha, beta)
     out = [jax.ShapeDtypeStruct(x.shape, kind), jax.ShapeDtypeStruct((size,), jnp.uint8)]
@@ -124,7 +130,7 @@ def response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: float):
 
 def response_norm_gradient(dy: jax.Array, x: jax.Array, workspace, n: int, k: float, alpha: float, beta: float):
     """(dy, x, workspace) -> dx."""
-    kind = computes_in(x.dtype)
+    kind = _response_computes_in(x.shape, x.dtype)
     arguments = (True, x.shape, TYPES[kind.name], n, k, alpha, beta)
     out = [jax.ShapeDtypeStruct(x.shape, kind)]
     dx = _call(primitives.response_norm, arguments, out, (dy.astype(kind), x.astype(kind), workspace))

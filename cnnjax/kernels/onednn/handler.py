@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 
-from cnnjax.kernels.onednn.library import OneDNN, Unavailable, load
+from cnnjax.kernels.onednn.library import Full, OneDNN, Unavailable, load
 from cnnjax.kernels.onednn.primitives import Call
 
 TARGET = "cnnjax_onednn"
 VERSIONS = ((0, 3), (0, 4))  # of XLA's FFI (jaxlib 0.10, 0.11), whose structures agree in all that handler.c reads
 SLOTS, FIRST = 1 << 14, 24  # of the table: how many, and where they begin
+MOST = SLOTS // 2  # that are taken: a key is found the faster, the more are free
 INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 
 # handler.c, compiled by `make handler`; the placeholder stands for the table's address.
@@ -81,9 +82,12 @@ class Bridge:
 
         Raises:
           Unsupported: by `build`.
+          Full: there is no room for another.
         """
         with self._lock:
             if what not in self._keys:
+                if len(self._keys) >= MOST:
+                    raise Full(f"more than {MOST} different oneDNN kernels in one process: further ones are portable")
                 digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
                 key = int.from_bytes(digest, "little", signed=True) | 1  # 0 marks an empty slot
                 with self.onednn.threads(threads):
@@ -93,8 +97,6 @@ class Bridge:
             return self._keys[what]
 
     def _add(self, key: int, call: Call, threads: int) -> None:
-        if len(self._keys) >= SLOTS // 2:
-            raise RuntimeError(f"More than {SLOTS // 2} different kernels in one process.")
         results = [*call.results, *(memory for memory, _ in call.further)]
         values = [len(call.arguments) + len(results), len(call.runs), threads]
         for is_result, memories in enumerate((call.arguments, results)):
@@ -111,13 +113,21 @@ class Bridge:
         self._table[FIRST + 2 * slot] = key  # last: readers take no lock
 
 
-@functools.cache
 def bridge() -> Bridge:
-    """Loads oneDNN and registers the handler, once.
+    """Loads oneDNN and registers the handler, once, whichever thread is first.
 
     Raises:
       Unavailable: oneDNN cannot be used with this machine or this version of XLA.
     """
+    with _lock:
+        return _bridge()
+
+
+_lock = threading.Lock()  # which `functools.cache` does not have
+
+
+@functools.cache
+def _bridge() -> Bridge:
     onednn = load()
     version = ffi_version()
     if version not in VERSIONS:

@@ -24,6 +24,10 @@ class Unsupported(Exception):
     """oneDNN has no primitive for these shapes."""
 
 
+class Full(Unsupported):
+    """One primitive more than a process may have, in words."""
+
+
 class OneDNN:
     """The loaded library: a CPU engine, a stream, and calls that raise Unsupported instead of returning a status."""
 

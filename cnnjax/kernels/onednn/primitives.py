@@ -25,7 +25,7 @@ ARGUMENTS = dict(src=1, dst=17, weights=33, mean=49, variance=50, scale=51, shif
 WEIGHTS_MD, DIFF_WEIGHTS_MD, WORKSPACE_MD = 131, 132, 135
 
 SCRATCHPAD, SCRATCHPAD_MD, USER_SCRATCHPAD = 80, 136, 1
-LARGEST = 2**31 - 1  # elements along an axis or bytes between rows that 32-bit kernels can count
+LARGEST = 2**31 - 1  # elements of an array, which kernels count in 32 bits
 
 
 def steps_of(window: Window) -> tuple:
@@ -58,7 +58,7 @@ class Builder:
         onednn.library.dnnl_primitive_attr_set_scratchpad_mode(self.attributes, USER_SCRATCHPAD)
 
     def strided(self, shape, strides, kind: int) -> ctypes.c_void_p:
-        if max(shape, default=0) > LARGEST or prod(shape) > LARGEST:
+        if prod(shape) > LARGEST:
             raise Unsupported("Shapes that overflow 32 bits.")
         return self.new("memory_desc_create_with_strides", len(shape), dims(shape), kind, dims(strides))
 
