@@ -85,9 +85,7 @@ def names_colours(legend: dict | None) -> bool:
     return bool(legend) and not isinstance(next(iter(legend.values())), int)
 
 
-def code_of(
-    looks: Iterable[Look], kind: str, legend: dict | None, ignore: int, known: Code | None = None
-) -> Code:
+def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int, known: Code | None = None) -> Code:
     """How a set of masks is to be read.
 
     Args:

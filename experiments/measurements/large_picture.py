@@ -21,7 +21,7 @@ MEGABYTE = 1e6
 def make(path: Path, side: int, channels: int) -> None:
     """A picture file of random squares."""
     random = np.random.default_rng(0)
-    part = np.kron(random.integers(0, 256, (30, 30, channels), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
+    part = np.kron(random.integers(0, 256, (2, 2, channels), dtype=np.uint8), np.ones((150, 150, 1), np.uint8))
     pixels = np.tile(part, (-(-side // 300), -(-side // 300), 1))[:side, :side]
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(path)
 
@@ -54,7 +54,7 @@ def main(workdir: str, table: str, *sides: str) -> None:
             for name, size in dict(small=300, warm=600, large=side).items():
                 make(Path(folder, f"{name}.png"), size, channels)
             command = [sys.executable, __file__, workdir, folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(dict(side=side) | json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     with open(table, "w", newline="") as file:
@@ -65,7 +65,7 @@ def main(workdir: str, table: str, *sides: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3 and Path(sys.argv[2]).is_dir():
-        print(json.dumps(one(sys.argv[1], int(sys.argv[2]))))
+        print(json.dumps(one(*sys.argv[1:])))
     elif len(sys.argv) >= 3:
         main(*sys.argv[1:])
     else:
