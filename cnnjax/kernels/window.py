@@ -28,7 +28,7 @@ def places(size: Sequence[int], dilation: Sequence[int] | None = None) -> Iterat
 
 
 def taps(x: jax.Array, size: Sequence[int], window: Window, out: Sequence[int], beyond: float = 0) -> list[jax.Array]:
-    """For each place in a window (row by row) what of `[B, *spatial, C]` it lies on at all positions: the shape `out`."""
+    """For each place of a window, row by row, what of `[B, *spatial, C]` it lies on at all positions."""
     x = jnp.pad(x, [(0, 0), *window.padding, (0, 0)], constant_values=beyond) if any(map(any, window.padding)) else x
     found, steps = [], (1, *window.strides, 1)
     for place in places(size, window.dilation):

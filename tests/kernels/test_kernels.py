@@ -254,6 +254,22 @@ def test_max_pool_hides_no_nan(path):
     assert y[0, 0, 0, 1] == -np.inf
 
 
+@pytest.mark.parametrize("mean", (0, 100))
+def test_batch_norm_of_many_values(path, mean):
+    """Where sums of one value after another would be 1e-5 off; dscale cannot be exacter than the mean is."""
+    rng, shape = np.random.default_rng(0), (8, 128, 128, 16)
+    (x, x64), (dy, dy64) = rounded(rng.normal(mean, 1, shape), jnp.float32), rounded(rng.normal(size=shape), jnp.float32)
+    (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=16), jnp.float32) for _ in range(2))
+    *expected, dscale64, dbias64 = references.batch_norm(x64, scale64, bias64, dy64, 1e-5)
+    function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
+    y, (dx, dscale, dbias) = traced(path, function)((x, scale, bias), dy)
+    with kernels.using(path):
+        statistics = jax.jit(lambda: kernels.batch_norm(x, scale, bias, 1e-5)[1:])()
+    for found, reference in zip((y, *statistics, dx, dbias), (*expected, dbias64), strict=True):
+        close(found, reference, jnp.float32)
+    np.testing.assert_allclose(dscale, dscale64, atol=(5e-5 if mean else 1e-5) * np.abs(dscale64).max(), rtol=0)
+
+
 pictures = st.tuples(
     st.lists(st.integers(1, 9), min_size=1, max_size=4), st.sampled_from((1, 2, 3, 8, 16, 17, 19, 24, 32, 40, 48, 65))
 ).map(lambda drawn: (*drawn[0], drawn[1]))  # [B, *spatial, C]
