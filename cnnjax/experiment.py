@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import knobs, models, optimizers, parallel, scenes
+from cnnjax import knobs, models, optimizers, parallel, processes, scenes
 from cnnjax.config import Config
 from cnnjax.data import augmentation, open_dataset, open_scenes, pipeline
 from cnnjax.data.order import validation_cut
@@ -121,11 +121,12 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     )
     segmenting, notes = config.task == "segmentation", ()
     dataset = (open_scenes if segmenting else open_dataset)(config.data)
+    processes.require_same(f"data ({dataset.name})", dataset.fingerprint)
     train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
     same_data = known and (known.fingerprint, known.split_sizes) == (dataset.fingerprint, sizes)
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
-    record = record_of(dataset, known.statistics if same_data else pipeline.statistics(train), sizes)
+    record = record_of(dataset, known.statistics if same_data else _statistics(train), sizes)
     network = build_network(config, record)
     if segmenting:
         train, validation, test = scenes.examples(config, network, train, validation, test)
@@ -161,6 +162,12 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
         total_steps=total_steps,
         notes=dataset.notes + notes,
     )
+
+
+def _statistics(train: Split | Scenes) -> Statistics:
+    """Of the training pictures, as process 0 finds them: on another machine the last bits may differ."""
+    found = processes.by_main(lambda: [value.tolist() for value in pipeline.statistics(train)])
+    return Statistics(*(np.asarray(value, np.float32) for value in found))
 
 
 def eval_batch_size(config: Config) -> int:

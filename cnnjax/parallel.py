@@ -65,7 +65,11 @@ def layout(
       UserError: there are fewer devices, or they cannot be grouped so, or the kernels asked for cannot work with them; of
         several processes, some would have none, or `pmap` is asked for.
     """
-    found = jax.devices()
+    try:
+        found = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of a platform for which nothing is installed
+        reason = (str(error).splitlines() or ["nothing is installed for $JAX_PLATFORMS"])[0][:200]
+        raise UserError(f"JAX finds no devices: {reason}.") from None
     if devices > len(found):
         raise UserError(
             f"config.devices is {devices}, but there are {len(found)} ({found[0].platform}): use at most that many."

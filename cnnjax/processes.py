@@ -91,6 +91,9 @@ def together(place: Place | None) -> Iterator[None]:
     except (UserError, RunError, OSError, MemoryError) as error:
         _tell(2 if isinstance(error, UserError) else 1, str(error) or type(error).__name__)
         raise
+    except KeyboardInterrupt:
+        _tell(130, "interrupted")
+        raise
     except BaseException as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, jax.errors.JaxRuntimeError) and any(word in reason for word in LOST):
@@ -110,17 +113,17 @@ def together(place: Place | None) -> Iterator[None]:
 
 def count() -> int:
     """How many processes this run has."""
-    return jax.process_count()
+    return distributed.global_state.num_processes
 
 
 def index() -> int:
-    """Which of them this one is, from 0."""
-    return jax.process_index()
+    """Which of them this one is, from 0. (JAX's own answer needs its devices, which may be what fails.)"""
+    return distributed.global_state.process_id
 
 
 def is_main() -> bool:
     """Whether this is process 0, which writes; a process that is alone is."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 def by_main(function: Callable[[], Any]) -> Any:
@@ -136,6 +139,12 @@ def by_main(function: Callable[[], Any]) -> Any:
         _store().key_value_set(key, json.dumps(value))
         return value
     return json.loads(_store().blocking_key_value_get(key, FOREVER))
+
+
+def require_same(what: str, value: str) -> None:
+    """Raises UserError where a process has another value than process 0."""
+    if by_main(lambda: value) != value:
+        raise UserError(f"This process has found other {what} than process 0: give all of them the same.")
 
 
 def leave(code: int) -> int:
@@ -159,6 +168,9 @@ def _join(place: Place) -> None:
     if place.index == 0 or place.coordinator is None:
         where = f" at {place.coordinator}" if place.coordinator else ""
         print(f"cnnjax: waiting for {place.count or 'all'} processes{where}.", file=sys.stderr, flush=True)
+    job, step = (os.environ.get(f"SLURM_{name}_ID", "0") for name in ("JOB", "STEP"))
+    if place.coordinator is None and job.isdigit() and step.isdigit():  # JAX tells jobs apart, not the steps of one
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(61440 + (31 * int(job) + int(step)) % 4096))
     if place.index and place.coordinator:
         _require_answer(place.coordinator)
     try:
@@ -166,6 +178,8 @@ def _join(place: Place) -> None:
             place.coordinator,
             place.count,
             place.index,
+            local_device_ids=_own_devices(place),
+            cluster_detection_method="deactivate" if place.coordinator else None,
             initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=MISSED_SECONDS,
             shutdown_timeout_seconds=MISSED_SECONDS,
@@ -173,6 +187,16 @@ def _join(place: Place) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"The processes of this run did not come together: {reason}") from None
+
+
+def _own_devices(place: Place) -> list[int] | None:
+    """For JAX: [] means all devices that this process sees, None that JAX may choose: of a Slurm node one a task.
+
+    Its choice is wrong where a node has a single task, or where Slurm shows each task its own devices only.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [] if place.coordinator or tasks == "1" or (seen[0] and len(seen) < int(tasks)) else None
 
 
 def _require_answer(coordinator: str) -> None:

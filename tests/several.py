@@ -20,8 +20,11 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     return os.environ | dict(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", PYTHONUNBUFFERED="1") | more
 
 
-def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dict[int, tuple[str, ...]] | None = None):
-    """Starts the processes of a run; `own` flags are those of one process alone. Returns them, process 0 first."""
+def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dict[int, tuple[str, ...]] | None = None, unlike: dict[int, dict[str, str]] | None = None):  # fmt: skip
+    """Starts the processes of a run; `own` flags, and `unlike` environments, are those of one process alone.
+
+    Returns them, process 0 first.
+    """
     coordinator = f"127.0.0.1:{free_port()}"
     started = []
     for index in range(count):
@@ -29,7 +32,7 @@ def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dic
         command = [sys.executable, "run.py", "train", f"--workdir={workdir}", *flags, *several]
         command += (own or {}).get(index, ())
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipes))
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment(devices, **(unlike or {}).get(index, {})), **pipes))
     return started
 
 

@@ -61,7 +61,7 @@ def drive(
                         log(line(trial, found[trial.folder]))
             if asked.by or not (busy or todo):
                 break
-            tried |= {trial.folder for trial in launcher.launch(todo, busy)}
+            tried |= {trial.folder for trial in (*launcher.launch(todo, busy), *busy)}
             time.sleep(LOOK_SECONDS)
         if asked.by:
             said = launcher.stop(busy)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 import re
 import shlex
 import shutil
@@ -128,9 +127,10 @@ class Slurm:
     def _queue(self) -> dict[Path, str]:
         """{a trial's folder: what Slurm says of it}; as before, where Slurm does not answer."""
         try:
-            user = pwd.getpwuid(os.getuid()).pw_name
-            found = _asked("squeue", "--noheader", "--array", f"--user={user}", "--format=%j|%K|%T|%r")
+            found = _asked("squeue", "--noheader", "--array", "--me", "--format=%j|%K|%T|%r")
         except UserError:
+            if not self._asked_at:  # what is in the queue must be known, or it would be submitted again
+                raise
             return self._queued
         queued = {}
         for line in found.splitlines():

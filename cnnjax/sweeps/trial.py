@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cnnjax.training.interruption import OF_A_TRIAL
+
 HOLD, LOG, OUTCOME = ".trial", "trial.log", "outcome.json"
 TAKEN = 75  # the exit code where another process has the trial
 TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -107,6 +109,7 @@ def run(folder: Path, command: list[str], signals: tuple[int, ...] = SIGNALS) ->
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env=os.environ | {OF_A_TRIAL: "1"},
             pass_fds=(file.fileno(),),
             start_new_session=True,
             # Slurm sends its signal to all processes of a job: the command gets it from here, as SIGTERM.
@@ -115,22 +118,35 @@ def run(folder: Path, command: list[str], signals: tuple[int, ...] = SIGNALS) ->
         _running = child
         for number in signals:
             signal.signal(number, lambda *_: child.send_signal(signal.SIGTERM))
-        with contextlib.suppress(OSError), (folder / LOG).open("a", errors="replace") as log:
-            for line in child.stdout:
-                tail.append(line.rstrip("\n"))
-                with contextlib.suppress(OSError):  # a full disk: what the run does about it is its own affair
-                    log.write(line)
-                    log.flush()
-        for line in child.stdout:  # where the log could not even be opened
-            tail.append(line.rstrip("\n"))
+
+        def end(code: int, error: str) -> int:
+            outcome = dict(exit_code=code, error=error)
+            outcome |= dict(seconds=round(time.time() - started, 1), time=round(time.time(), 1))
+            with contextlib.suppress(OSError):
+                temporary = folder / f"{OUTCOME}.new"
+                temporary.write_text(json.dumps(outcome) + "\n")
+                temporary.replace(folder / OUTCOME)
+            return code
+
+        try:
+            _follow(child, folder, tail)
+        except Exception as error:  # raised by the handler of a signal: submitit's, where it may not requeue again
+            end(1, f"{type(error).__name__}: {error}")
+            raise
         code = child.wait()
-        outcome = dict(exit_code=code if code >= 0 else 128 - code, error=error_of(code, list(tail)))
-        outcome |= dict(seconds=round(time.time() - started, 1), time=round(time.time(), 1))
-        with contextlib.suppress(OSError):
-            temporary = folder / f"{OUTCOME}.new"
-            temporary.write_text(json.dumps(outcome) + "\n")
-            temporary.replace(folder / OUTCOME)
-        return outcome["exit_code"]
+        return end(code if code >= 0 else 128 - code, error_of(code, list(tail)))
+
+
+def _follow(child: subprocess.Popen, folder: Path, tail: collections.deque) -> None:
+    """Writes to the log what the command prints, and keeps the last lines."""
+    with contextlib.suppress(OSError), (folder / LOG).open("a", errors="replace") as log:
+        for line in child.stdout:
+            tail.append(line.rstrip("\n"))
+            with contextlib.suppress(OSError):  # a full disk: what the run does about it is its own affair
+                log.write(line)
+                log.flush()
+    for line in child.stdout:  # where the log could not even be opened
+        tail.append(line.rstrip("\n"))
 
 
 def error_of(code: int, tail: list[str]) -> str:

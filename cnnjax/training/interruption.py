@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAME_SECONDS = 1.0  # launchers send a signal to all processes, and each hands it on: so soon it is the first one again
+OF_A_TRIAL, ECHO_SECONDS = "CNNJAX_TRIAL", 30.0  # a cluster sends a signal to all processes, and a sweep's hands it on
 
 
 class Interruption:
@@ -31,8 +31,8 @@ def watched() -> Iterator[Interruption]:
 
     def note(number, frame):
         nonlocal first_at
-        if interruption.by and time.monotonic() - first_at < SAME_SECONDS:
-            return
+        if interruption.by and OF_A_TRIAL in os.environ and time.monotonic() - first_at < ECHO_SECONDS:
+            return  # the first one again
         if interruption.by:
             os.write(2, b"\n")
             os._exit(128 + number)  # at once: no thread, worker or file is waited for

@@ -54,7 +54,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     log = log if processes.is_main() else lambda text: None
     started = time.monotonic()
     require_source(config, workdir)
-    opening.require_same_everywhere(exp)
+    opening.require_same_config(config)
     keeping = dict(keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric, log=log)
     with opening.taken(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
         changed = by_main(lambda: opening.changed_knobs(workdir, exp))

@@ -37,16 +37,6 @@ def require_same_config(config) -> None:
             raise UserError(f"This process was started with another configuration than process 0: {shown}.")
 
 
-def require_same_everywhere(exp: Experiment) -> None:
-    """Raises UserError where a process has another configuration, or has found other data, than process 0."""
-    require_same_config(exp.config)
-    main = processes.by_main(lambda: exp.record.fingerprint)
-    if main != exp.record.fingerprint:
-        raise UserError(
-            f"This process has found other data than process 0: {exp.record.name} differs. Give all of them the same."
-        )
-
-
 @contextlib.contextmanager
 def taken(workdir: Path) -> Iterator[None]:
     """Makes a run directory where there is none, and holds its lock; of several processes the main one does.

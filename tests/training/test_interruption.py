@@ -20,13 +20,13 @@ KNOBS = """
 """.split()
 
 
-def start(workdir, *flags):
+def start(workdir, *flags, **environment):
     """The command of a short run, in a process group of its own, as a terminal would start it."""
     command = [sys.executable, "run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, *(f"--config.{knob}" for knob in (*KNOBS, *flags))],
         cwd=ROOT,
-        env=os.environ | dict(XLA_FLAGS="", PYTHONUNBUFFERED="1"),
+        env=os.environ | dict(XLA_FLAGS="", PYTHONUNBUFFERED="1") | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -95,6 +95,16 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
     assert code == 128 + signal.SIGTERM and "Traceback" not in err
+
+
+def test_a_trial_of_a_sweep_takes_the_echo_of_a_signal_for_the_same(tmp_path):
+    process = start(tmp_path, "steps=100000", CNNJAX_TRIAL="1")
+    wait_for(lambda: len(read_entries(tmp_path)) > 2, process)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    code, _, err = ended(process)
+    assert code == 3 and "and saved" in err
 
 
 @pytest.mark.parametrize("how", ["ctrl-c of the whole group", "terminate the whole group", "kill -9 of the run"])

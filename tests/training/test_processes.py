@@ -27,7 +27,7 @@ FLAGS = ["--config=experiments/digits.py"] + [
     schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=16 checkpoint.every_minutes=0.003 log_every=5
     """.split()
 ]
-STEPS = 40
+STEPS = 80
 
 
 def train(workdir, *flags, steps=STEPS, **more):
@@ -179,6 +179,26 @@ def test_a_slurm_step_of_several_tasks_needs_no_flags(monkeypatch):
     assert processes.place_of(None, None, None) == (None, 4, 1)
     assert processes.place_of("host:1", "2", "0") == ("host:1", 2, 0)
     assert processes.place_of("host:1", "1", "0") is None
+
+
+@pytest.mark.parametrize("tasks, visible, coordinator, own", [
+    ("8(x2)", "0,1,2,3,4,5,6,7", None, None),  # JAX gives each task the device of its number
+    ("1(x2)", "0,1,2,3", None, []),  # one task a node has them all
+    ("4", "0", None, []),  # Slurm shows each task its own
+    ("4", "0,1,2,3", "host:1", []),
+])  # fmt: skip
+def test_which_devices_a_process_has(tasks, visible, coordinator, own, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert processes._own_devices(processes.Place(coordinator, 8, 0)) == own
+
+
+def test_a_process_without_devices_says_so_to_all(runs):
+    first, second = start(runs / "no devices", *FLAGS, devices=1, unlike={1: dict(JAX_PLATFORMS="cuda")})
+    (main_code, main), (code, said) = ended([first, second], 100)
+    assert main_code == code == 2 and "JAX finds no devices" in said
+    assert "process 1 on" in main and "JAX finds no devices" in main
+    assert "Traceback" not in main + said
 
 
 def test_a_missing_process_is_reported():
