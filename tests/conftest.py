@@ -17,6 +17,8 @@ from cnnjax.parallel import use_compilation_cache
 
 # A file is one process's: those that take minutes come first, so that no process ends long before the other.
 LONG = (
+    "training/test_processes",
+    "sweeps/test_slurm",
     "training/test_kills",
     "models/test_models",
     "training/test_loop",
