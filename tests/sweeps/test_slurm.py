@@ -113,7 +113,7 @@ def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, e
     # Slurm lets what it requeued wait for two minutes; not here.
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
     text, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, text
+    assert driver.returncode == 1, text  # for the other trial, which only has to end soon
     assert "base seed 0: queued" in text and "base seed 0: done" in text
     assert starts(folder) == [0, stopped_at]
 

@@ -163,7 +163,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(
-    "first,then", [("fsdp", n) for n in CHANGES if n != "fsdp"] + [(n, "fsdp") for n in CHANGES if n != "fsdp"]
+    "first,then",
+    [("fsdp", "mixed"), ("fsdp", "pmap"), ("one", "fsdp"), ("three", "fsdp")]
+    + [
+        pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in [("fsdp", "one"), ("fsdp", "three"), ("mixed", "fsdp"), ("pmap", "fsdp")]
+    ],
 )
 def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
     same = dict(
