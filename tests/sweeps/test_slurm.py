@@ -1,6 +1,5 @@
 """Sweeps as arrays of a real Slurm, which these tests start where Debian's packages slurm-wlm and munge are installed."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -14,11 +13,9 @@ import pytest
 from cnnjax.errors import UserError
 from cnnjax.sweeps import slurm
 from cnnjax.training.logbook import read_entries
+from tests.sweeps import cluster
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("cluster", Path(__file__).with_name("cluster.py"))
-cluster = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(cluster)
 needs_slurm = pytest.mark.skipif(
     not cluster.is_installed(), reason="there is no Slurm here: apt-get install slurm-wlm munge"
 )
