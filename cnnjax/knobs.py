@@ -7,6 +7,7 @@ Everything here works on any (nested) dataclass of knobs, and knows none in part
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
 from collections.abc import Iterable, Iterator
@@ -39,9 +40,12 @@ def knob(default, help: str, *, low=None, above=None, high=None, below=None, cho
     return dataclasses.field(default=default, metadata=rules)
 
 
+_types = functools.cache(typing.get_type_hints)  # of a class's fields: their texts are parsed once
+
+
 def walk(config, prefix: str = "") -> Iterator[Knob]:
     """All knobs of a nested dataclass, depth first, in the order of the file."""
-    hints = typing.get_type_hints(type(config))
+    hints = _types(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -115,7 +119,7 @@ def check(config) -> None:
     Raises:
       UserError: naming the first knob whose value has another type or lies out of its range.
     """
-    for name, kind in typing.get_type_hints(type(config)).items():
+    for name, kind in _types(type(config)).items():
         if dataclasses.is_dataclass(kind) and not isinstance(getattr(config, name), kind):
             raise UserError(f"config.{name} must be a {kind.__name__}, not {getattr(config, name)!r}.")
     for knob in list(walk(config)):
@@ -132,13 +136,13 @@ def assign(config, name: str, value) -> None:
     Raises:
       UserError: there is no such knob; the message names the nearest one.
     """
-    names = [k.name for k in walk(config)]
-    if name not in names:
-        raise UserError(f"There is no config.{name}.{nearest(name, names)}")
     *path, leaf = name.split(".")
+    holder = config
     for part in path:
-        config = getattr(config, part)
-    setattr(config, leaf, value)
+        holder = getattr(holder, part, None)
+    if not dataclasses.is_dataclass(holder) or leaf not in [knob.name for knob in walk(holder)]:
+        raise UserError(f"There is no config.{name}.{nearest(name, [knob.name for knob in walk(config)])}")
+    setattr(holder, leaf, value)
 
 
 def to_dict(config) -> dict[str, Any]:

@@ -196,7 +196,9 @@ def greatest(layout: Layout) -> Callable[[np.ndarray], jax.Array]:
 
     All call it in the same order. The result is there when the devices have done what they were given before.
     """
-    compiled = jax.jit(lambda values: values.max(0), in_shardings=layout.split, out_shardings=layout.replicated)
+    compiled = _in_turn(
+        layout, jax.jit(lambda values: values.max(0), in_shardings=layout.split, out_shardings=layout.replicated)
+    )
     devices = len(layout.split.addressable_devices)
     return lambda values: compiled(place(layout, dict(all=np.tile(np.int32(values), (devices, 1))))["all"])
 
@@ -210,6 +212,16 @@ def _with_kernels(layout: Layout, step: Callable) -> Callable:
             return step(*args, **kwargs)
 
     return traced
+
+
+def _in_turn(layout: Layout, compiled: Callable) -> Callable:
+    """The program; on the CPUs of several processes one that is awaited before the next may start.
+
+    Of two under way, Gloo takes one's messages for the other's where a process has died, and aborts without a word of ours.
+    """
+    if processes.count() == 1 or layout.mesh.devices.flat[0].platform != "cpu":
+        return compiled
+    return lambda *args: jax.block_until_ready(compiled(*args))
 
 
 def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
@@ -228,23 +240,25 @@ def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
             devices=list(layout.mesh.devices.flat),
         )
     where = shardings(layout, state)
-    return jax.jit(
+    compiled = jax.jit(
         step,
         donate_argnums=0,
         in_shardings=(where, layout.split),
         out_shardings=(where, layout.replicated),
         compiler_options=layout.compiler_options,
     )
+    return _in_turn(layout, compiled)
 
 
 def compile_eval_step(layout: Layout, step: Callable) -> Callable:
     """`step(variables, batch) -> outputs`, compiled with `jit`; variables lie anywhere on the mesh, outputs on every device."""
-    return jax.jit(
+    compiled = jax.jit(
         _with_kernels(layout, step),
         in_shardings=(None, layout.split),
         out_shardings=layout.replicated,
         compiler_options=layout.compiler_options,
     )
+    return _in_turn(layout, compiled)
 
 
 def held_megabytes(tree: Any) -> float:

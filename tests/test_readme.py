@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ def folder(tmp_path_factory, digits_folder):
     path = tmp_path_factory.mktemp("clone")
     for name in ("run.py", "experiments", "cnnjax", "Makefile", "pyproject.toml", "requirements.txt"):
         (path / name).symlink_to(ROOT / name)
+    activation = Path("experiments") / "ablations" / "digits_activation.py"
+    (path / "experiments").unlink()
+    shutil.copytree(ROOT / "experiments", path / "experiments", ignore=shutil.ignore_patterns("results", "__pycache__"))
+    shorter = (ROOT / activation).read_text().replace("(0, 1, 2)", "(0,)").replace('"steps": 200', '"steps": 8')
+    (path / activation).write_text(shorter)
     (path / "PICTURES").symlink_to(digits_folder)
     for i in range(6):
         scene = digit_scenes.scene("train", i)

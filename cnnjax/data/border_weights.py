@@ -6,7 +6,7 @@ import tempfile
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts load where they are first used
 
 from cnnjax.cache import cache_dir
 from cnnjax.data import pipeline
@@ -24,7 +24,7 @@ def separated(instances: np.ndarray) -> np.ndarray:
     """
     labels = instances.astype(np.int32)
     none = np.iinfo(np.int32).max
-    lowest = ndimage.minimum_filter(np.where(labels > 0, labels, none), 3, mode="constant", cval=none)
+    lowest = scipy.ndimage.minimum_filter(np.where(labels > 0, labels, none), 3, mode="constant", cval=none)
     return ((labels > 0) & (lowest >= labels)).astype(np.uint8)
 
 
@@ -42,13 +42,13 @@ def border_weights(instances: np.ndarray, w0: float, sigma: float) -> np.ndarray
     numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # contiguous, 0 for none
     if labels.size and labels.min() > 0:
         numbers = numbers + 1
-    for number, box in enumerate(ndimage.find_objects(numbers), 1):
+    for number, box in enumerate(scipy.ndimage.find_objects(numbers), 1):
         rows, columns = box
         area = (
             slice(max(0, rows.start - reach), min(height, rows.stop + reach)),
             slice(max(0, columns.start - reach), min(width, columns.stop + reach)),
         )
-        distance = ndimage.distance_transform_edt(numbers[area] != number).astype(np.float32)
+        distance = scipy.ndimage.distance_transform_edt(numbers[area] != number).astype(np.float32)
         distance[distance > far] = np.inf
         second[area] = np.minimum(second[area], np.maximum(nearest[area], distance))
         nearest[area] = np.minimum(nearest[area], distance)

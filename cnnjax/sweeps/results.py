@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+import scipy  # its parts load where they are first used
 
 from cnnjax import experiment
 from cnnjax.inspection.layer_table import layer_table
@@ -39,7 +39,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     if len(values) < 2:
         return Estimate(len(values), float(values.mean()) if len(values) else math.nan, *[math.nan] * 3)
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
     return Estimate(len(values), mean, deviation, mean - half, mean + half)
 
 

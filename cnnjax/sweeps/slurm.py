@@ -18,6 +18,7 @@ from cnnjax.sweeps.local import RUN, train_command
 
 FOLDER = "slurm"  # of the sweep's: what each array was made of, and submitit's files
 ASK_SECONDS = 3.0  # Slurm is asked no more often than this
+APPEAR_SECONDS = 60.0  # until what another node wrote is seen here: as long as NFS keeps what it knows of a folder
 SIGNAL_SECONDS = 90  # before the time limit: enough to finish a step and save
 
 
@@ -78,20 +79,25 @@ class Slurm:
             additional_parameters=dict(requeue=True),
         )
         self._queued: dict[Path, str] = {}
+        self._left: dict[Path, float] = {}  # when a trial was no longer in the queue
         self._asked_at = 0.0
 
     def __str__(self) -> str:
         return "by Slurm" + (f", {self.parallel} at a time" if self.parallel else "")
 
     def holds(self, trial: Trial) -> bool:
-        """Whether the trial is in Slurm's queue: waiting, running, or ending."""
+        """Whether the trial is in Slurm's queue (waiting, running, or ending), or left it just now and how is not seen yet."""
         if time.monotonic() - self._asked_at > ASK_SECONDS:
-            self._queued, self._asked_at = self._queue(), time.monotonic()
-        return trial.folder in self._queued
+            before, self._queued, self._asked_at = self._queued, self._queue(), time.monotonic()
+            self._left |= dict.fromkeys(before.keys() - self._queued.keys(), self._asked_at)
+        if trial.folder in self._queued:
+            return True
+        left = time.monotonic() - self._left.get(trial.folder, float("-inf")) < APPEAR_SECONDS
+        return left and process.outcome_of(trial.folder) is None
 
     def note(self, trial: Trial) -> str:
         """Why a trial waits, as Slurm has it."""
-        return self._queued.get(trial.folder, "")
+        return self._queued.get(trial.folder, "has left Slurm's queue; how it ended is not to be seen here yet")
 
     def launch(self, waiting: list[Trial], busy: list[Trial]) -> list[Trial]:
         """Submits all that wait as one array, and returns them.

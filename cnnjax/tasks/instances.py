@@ -4,7 +4,7 @@ Objects are numbered in an array of labels `[H, W]`: 0 is none, others need not 
 """
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts load where they are first used
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * n, 2) for n in range(10))  # of intersection over union
 
@@ -14,7 +14,7 @@ def objects(foreground: np.ndarray, smallest: int = 0) -> np.ndarray:
 
     Pixels that touch at a corner alone are of different objects: a border one pixel wide then parts what it runs between.
     """
-    labels, count = ndimage.label(foreground, output=np.int32)
+    labels, count = scipy.ndimage.label(foreground, output=np.int32)
     if smallest > 1:
         sizes = np.zeros(count + 1, np.int64)
         for row in labels:  # row by row, here and below: a large picture is held once

@@ -9,7 +9,6 @@ from cnnjax.evaluation import eval_step_of, evaluate_in_full, evaluated_variable
 from cnnjax.experiment import Experiment
 from cnnjax.run_directory import records
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.training import report
 from cnnjax.training.logbook import read_entries
 from cnnjax.training.state import TrainState
 
@@ -46,6 +45,8 @@ def write_summary(
     workdir: Path, summary: dict[str, Any], figures: dict, shown: tuple[str, ...], log: Callable[[str], None]
 ) -> None:
     """Writes the pictures, and last the summary: a directory that has one is complete."""
+    from cnnjax.training import report  # which loads slowly
+
     curves = report.learning_curves(read_entries(workdir), shown)
     files = report.save_figures(workdir, dict(learning_curves=curves) | figures)
     records.write_json(workdir / "summary.json", summary)

@@ -120,7 +120,7 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
             except RuntimeError as error:
                 print(f"  PyTorch {form}: {error}", file=sys.stderr)
                 del forms[form]
-    if not math.isclose(ours.first_loss, loss, rel_tol=AGREE if precision == "float32" else 20 * AGREE):
+    if not math.isclose(ours.first_loss, loss, rel_tol=AGREE):
         raise SystemExit(f"{name} {precision}: the first losses differ: {ours.first_loss} here, {loss} in PyTorch.")
     one = statistics.median(ours.seconds(3))
     steps = max(2, round(TURN_SECONDS / one))

@@ -40,6 +40,7 @@ KNOBS = """
 
 TRIES = flags.DEFINE_integer("kills", 50, "how many kills")
 SEED = flags.DEFINE_integer("seed", 0, "of the instants")
+IN = flags.DEFINE_multi_enum("phase", PHASES, PHASES, "of a run, to kill in")
 TABLE = flags.DEFINE_string("table", "", "CSV file to write")
 
 
@@ -120,7 +121,7 @@ def main(_) -> None:
         assert start(unbroken, cache).wait() == 0, (folder / "unbroken.log").read_text()
         expected = what_is_left(unbroken)
         while len(rows) < TRIES.value:
-            phase = PHASES[len(rows) % len(PHASES)]
+            phase = IN.value[len(rows) % len(IN.value)]
             workdir, own = folder / f"run{len(rows)}", folder / "empty"
             shutil.rmtree(own, ignore_errors=True)
             if not kill_in(phase, start(workdir, own if phase == "compilation" else cache), workdir, rng):
@@ -138,7 +139,7 @@ def main(_) -> None:
                 print((folder / f"{workdir.name}.log").read_text())
             shutil.rmtree(workdir)
     equal = sum(row["equal"] for row in rows)
-    for phase in PHASES:
+    for phase in IN.value:
         of_phase = [row["equal"] for row in rows if row["phase"] == phase]
         print(f"{phase:12} {sum(of_phase)} of {len(of_phase)}")
     print(f"{equal} of {len(rows)} killed runs ended with the same bits as the unbroken one.")

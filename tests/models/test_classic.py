@@ -151,6 +151,7 @@ def test_googlenet_gives_two_auxiliary_heads_in_training_alone():
     assert {"auxiliary4a", "auxiliary4d"} <= set(variables["params"])
 
 
+@pytest.mark.slow  # compiles for half a minute
 def test_the_gradient_reaches_googlenets_auxiliary_heads():
     from cnnjax.tasks import classification
 

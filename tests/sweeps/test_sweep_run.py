@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from cnnjax.sweeps import trial
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """
@@ -79,6 +82,23 @@ def test_what_failed_stands_in_the_table_and_only_it_runs_again(sweep, tmp_path)
     assert "holds a single run" in run(inside, code=2)
 
 
+def test_a_trial_whose_disk_is_full_fails_alone_and_is_run_again(sweep, tmp_path):
+    command, out = sweep(), tmp_path / "out"
+    driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
+    end, folder = time.monotonic() + 120, out / "base" / "seed0"
+    while not (folder / "environment.json").exists():  # what is written before the first step
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    around = trial.holder(folder)["pid"]
+    trains = int(Path(f"/proc/{around}/task/{around}/children").read_text().split()[0])
+    resource.prlimit(trains, resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
+    said = "".join(driver.communicate(timeout=120))
+    assert driver.returncode == 1 and "1 of 2 trials failed: base seed 0: The last checkpoint" in said, said
+    other = (out / "rate=0.002/seed0/summary.json").stat().st_mtime_ns
+    assert "| base | 1 of 1 |" in run(command)
+    assert (out / "rate=0.002/seed0/summary.json").stat().st_mtime_ns == other
+
+
 def test_a_driver_that_is_asked_to_stop_has_its_trials_save(sweep, tmp_path):
     command = sweep(rates="1e-3, 2e-3", steps=200000)
     driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
@@ -108,8 +128,8 @@ def kills(command, out, count, seed):
     text = run(command)
     for summary, written in finished.items():
         assert summary.stat().st_mtime_ns == written
-    for trial in out.glob("*/seed*"):
-        assert len(starts(trial)) == 1, f"{trial} was started twice: its process outlives the driver"
+    for folder in out.glob("*/seed*"):
+        assert len(starts(folder)) == 1, f"{folder} was started twice: its process outlives the driver"
     return text
 
 

@@ -67,7 +67,7 @@ def unbroken(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path, unbroken, number):
     for after in (2, 20):  # entries of the log: early, and later once more
         process = start(tmp_path)
@@ -107,7 +107,11 @@ def test_a_trial_of_a_sweep_takes_the_echo_of_a_signal_for_the_same(tmp_path):
     assert code == 3 and "and saved" in err
 
 
-@pytest.mark.parametrize("how", ["ctrl-c of the whole group", "terminate the whole group", "kill -9 of the run"])
+@pytest.mark.parametrize("how", [
+    "ctrl-c of the whole group",
+    pytest.param("terminate the whole group", marks=pytest.mark.slow),
+    "kill -9 of the run",
+])  # fmt: skip
 def test_reading_workers_go_with_the_run_and_say_nothing(tmp_path, how):
     process = start(tmp_path, "data.placement=stream", "data.workers=2", "steps=100000")
     wait_for(lambda: len(read_entries(tmp_path)) > 2, process)

@@ -27,7 +27,7 @@ FLAGS = ["--config=experiments/digits.py"] + [
     schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=16 checkpoint.every_minutes=0.003 log_every=5
     """.split()
 ]
-STEPS = 80
+STEPS = 40
 
 
 def train(workdir, *flags, steps=STEPS, **more):
@@ -76,9 +76,9 @@ def by_two(runs):
 @pytest.mark.parametrize("name, flags, more", [
     ("one with 8 devices", (), dict(count=1, devices=8)),
     ("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1)),
-    ("two with one copy of the state", ("--config.fsdp=8",), {}),
-    ("two that stream", ("--config.data.placement=stream",), {}),
-    ("two whose data are on the devices", ("--config.data.placement=device",), dict(devices=2)),
+    ("two with one copy of the state that stream", ("--config.fsdp=8", "--config.data.placement=stream"), {}),
+    pytest.param("two that stream", ("--config.data.placement=stream",), {}, marks=pytest.mark.slow),
+    pytest.param("two whose data are on 4 devices", ("--config.data.placement=device",), dict(devices=2), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_two):
     train(runs / name, *flags, **more)
