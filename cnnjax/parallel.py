@@ -16,6 +16,8 @@ A layout also says which kernels the step is traced with: on one CPU device fast
 
 import contextlib
 import functools
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -221,7 +223,19 @@ def _in_turn(layout: Layout, compiled: Callable) -> Callable:
     """
     if processes.count() == 1 or layout.mesh.devices.flat[0].platform != "cpu":
         return compiled
-    return lambda *args: jax.block_until_ready(compiled(*args))
+
+    def in_turn(*args):
+        outputs = compiled(*args)
+        under_way = [shard.data for shard in jax.tree.leaves(outputs)[-1].addressable_shards]
+        while under_way:  # where one device has failed, others may wait for ever: the first error counts
+            ready = [part.is_ready() for part in under_way]
+            for part in itertools.compress(under_way, ready):
+                part.block_until_ready()
+            under_way = [part for part, done in zip(under_way, ready) if not done]
+            time.sleep(0.0002 if under_way else 0)
+        return outputs
+
+    return in_turn
 
 
 def compile_train_step(layout: Layout, step: Callable, state: Any) -> Callable:
