@@ -140,7 +140,8 @@ def assign(config, name: str, value) -> None:
     holder = config
     for part in path:
         holder = getattr(holder, part, None)
-    if not dataclasses.is_dataclass(holder) or leaf not in [knob.name for knob in walk(holder)]:
+    fields = dataclasses.fields(holder) if dataclasses.is_dataclass(holder) and not isinstance(holder, type) else ()
+    if leaf not in [field.name for field in fields if field.metadata]:
         raise UserError(f"There is no config.{name}.{nearest(name, [knob.name for knob in walk(config)])}")
     setattr(holder, leaf, value)
 

@@ -217,9 +217,10 @@ def _with_kernels(layout: Layout, step: Callable) -> Callable:
 
 
 def _in_turn(layout: Layout, compiled: Callable) -> Callable:
-    """The program; on the CPUs of several processes one that is awaited before the next may start.
+    """The program; on the CPUs of several processes one that is awaited before the next may start: nothing overlaps there.
 
     Of two under way, Gloo takes one's messages for the other's where a process has died, and aborts without a word of ours.
+    A device has all outputs of a program at once, so that one of them is watched.
     """
     if processes.count() == 1 or layout.mesh.devices.flat[0].platform != "cpu":
         return compiled

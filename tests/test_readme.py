@@ -30,6 +30,7 @@ def folder(tmp_path_factory, digits_folder):
     (path / "experiments").unlink()
     shutil.copytree(ROOT / "experiments", path / "experiments", ignore=shutil.ignore_patterns("results", "__pycache__"))
     shorter = (ROOT / activation).read_text().replace("(0, 1, 2)", "(0,)").replace('"steps": 200', '"steps": 8')
+    assert "seeds=(0,)," in shorter and '"steps": 8,' in shorter
     (path / activation).write_text(shorter)
     (path / "PICTURES").symlink_to(digits_folder)
     for i in range(6):

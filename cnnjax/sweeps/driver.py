@@ -71,8 +71,9 @@ def drive(
 
 def _status(trial: Trial, score: str, launcher) -> Status:
     """The state of a trial, as its folder and the launcher know it."""
+    held = launcher.holds(trial)  # asked first: of a trial that ends meanwhile, the end is seen
     status = status_of(trial, score)
-    if status.state not in (RUNNING, DONE) and launcher.holds(trial):
+    if status.state not in (RUNNING, DONE) and held:
         return status._replace(state=QUEUED, error=launcher.note(trial))
     return status
 

@@ -18,7 +18,7 @@ from cnnjax.sweeps.local import RUN, train_command
 
 FOLDER = "slurm"  # of the sweep's: what each array was made of, and submitit's files
 ASK_SECONDS = 3.0  # Slurm is asked no more often than this
-APPEAR_SECONDS = 60.0  # until what another node wrote is seen here: as long as NFS keeps what it knows of a folder
+APPEAR_SECONDS = 60.0  # until what another node wrote is seen here: so long NFS may keep what it knows of a folder
 SIGNAL_SECONDS = 90  # before the time limit: enough to finish a step and save
 
 
@@ -80,20 +80,26 @@ class Slurm:
         )
         self._queued: dict[Path, str] = {}
         self._left: dict[Path, float] = {}  # when a trial was no longer in the queue
+        self._earlier: dict[Path, dict | None] = {}  # how a trial had ended before it was in the queue
         self._asked_at = 0.0
 
     def __str__(self) -> str:
         return "by Slurm" + (f", {self.parallel} at a time" if self.parallel else "")
 
     def holds(self, trial: Trial) -> bool:
-        """Whether the trial is in Slurm's queue (waiting, running, or ending), or left it just now and how is not seen yet."""
+        """Whether the trial is in Slurm's queue: waiting, running, or ending; or has left it and how is not to be seen yet.
+
+        Of a trial that ended without a word (it was cancelled, or lost with its node) that is so for APPEAR_SECONDS.
+        """
         if time.monotonic() - self._asked_at > ASK_SECONDS:
-            before, self._queued, self._asked_at = self._queued, self._queue(), time.monotonic()
-            self._left |= dict.fromkeys(before.keys() - self._queued.keys(), self._asked_at)
+            self._look()
         if trial.folder in self._queued:
             return True
-        left = time.monotonic() - self._left.get(trial.folder, float("-inf")) < APPEAR_SECONDS
-        return left and process.outcome_of(trial.folder) is None
+        if time.monotonic() - self._left.get(trial.folder, float("-inf")) > APPEAR_SECONDS:
+            return False
+        outcome = process.outcome_of(trial.folder)
+        failed = outcome is not None and outcome["exit_code"] != 0 and outcome != self._earlier.get(trial.folder)
+        return not failed  # of one that is done, the summary may come to be seen after the outcome
 
     def note(self, trial: Trial) -> str:
         """Why a trial waits, as Slurm has it."""
@@ -119,16 +125,28 @@ class Slurm:
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             said = re.findall(r"error: (.+)", str(error)) or [str(error).strip().splitlines()[-1]]
             raise UserError(f"Slurm did not take the trials: {said[-1].strip()}") from None
-        self._queued |= {trial.folder: "PENDING" for trial in waiting}
+        self._enter({trial.folder: "PENDING" for trial in waiting})
         self._asked_at = time.monotonic()
         return waiting
 
     def stop(self, busy: list[Trial]) -> str:
         """Leaves the trials to Slurm; says how to end them."""
+        busy = [trial for trial in busy if trial.folder in self._queued or process.is_held(trial.folder)]
         if not busy:
             return ""
         names = ",".join(sorted(path.stem for path in self._folder.glob("cnnjax-*.json")))
         return f"{len(busy)} trials stay in Slurm's queue (scancel --name={names} ends them, and each saves). "
+
+    def _look(self) -> None:
+        """Asks Slurm for its queue, and keeps since when trials have left it."""
+        now, self._asked_at = self._queue(), time.monotonic()
+        self._left |= dict.fromkeys(self._queued.keys() - now.keys(), self._asked_at)
+        self._queued = {folder: state for folder, state in self._queued.items() if folder in now}
+        self._enter(now)
+
+    def _enter(self, found: dict[Path, str]) -> None:
+        self._earlier |= {folder: process.outcome_of(folder) for folder in found.keys() - self._queued.keys()}
+        self._queued |= found
 
     def _queue(self) -> dict[Path, str]:
         """{a trial's folder: what Slurm says of it}; as before, where Slurm does not answer."""

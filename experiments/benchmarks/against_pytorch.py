@@ -34,6 +34,10 @@ AGREE = 1e-3  # of the first losses, relative
 TURN_SECONDS, ROUNDS = 1.5, 7
 
 
+class Disagreement(Exception):
+    """The two sides do not compute the same: there is nothing to compare."""
+
+
 class PyTorch:
     """The process that holds PyTorch's networks."""
 
@@ -121,7 +125,7 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
                 print(f"  PyTorch {form}: {error}", file=sys.stderr)
                 del forms[form]
     if not math.isclose(ours.first_loss, loss, rel_tol=AGREE):
-        raise SystemExit(f"{name} {precision}: the first losses differ: {ours.first_loss} here, {loss} in PyTorch.")
+        raise Disagreement(f"{name} {precision}: the first losses differ: {ours.first_loss} here, {loss} in PyTorch.")
     one = statistics.median(ours.seconds(3))
     steps = max(2, round(TURN_SECONDS / one))
     run = {"cnnjax": ours.seconds} | {
@@ -173,13 +177,21 @@ def main() -> None:
     if unknown := set(names) - set(rows):
         raise SystemExit(f"There is no row {', '.join(sorted(unknown))}: {', '.join(rows)}.")
     precisions = [asked.precision] if asked.precision else ["float32", "bfloat16"] if on_cpu else ["bfloat16"]
-    table = []
+    table, failed = [], 0
     for precision in precisions:
+        if not on_cpu:  # without TF32, as torch_side.py has it
+            jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
         for name in names:
             pytorch = PyTorch(asked.pytorch)  # a fresh one each time: what it holds costs memory
-            line = compare(name, rows[name], precision, pytorch, layout, asked.rounds)
-            pytorch.process.stdin.close()
-            pytorch.process.wait()
+            try:
+                line = compare(name, rows[name], precision, pytorch, layout, asked.rounds)
+            except Disagreement as error:
+                print(error, file=sys.stderr)
+                failed = 1
+                continue
+            finally:
+                pytorch.process.stdin.close()
+                pytorch.process.wait()
             line |= dict(torch=pytorch.version, jax=jax.__version__, hardware=hardware())
             table.append(line)
             print(
@@ -187,13 +199,14 @@ def main() -> None:
                 f"{line['cnnjax_ms']} ms, PyTorch eager {line['pytorch_eager_ms']}, compiled {line['pytorch_compile_ms']}",
                 flush=True,
             )
-        mean = math.exp(statistics.mean(math.log(l["ratio"]) for l in table if l["precision"] == precision))
-        print(f"{'geometric mean':15} {precision:8}  {mean:.2f}")
-    if asked.table:
+        if ratios := [line["ratio"] for line in table if line["precision"] == precision]:
+            print(f"{'geometric mean':15} {precision:8}  {statistics.geometric_mean(ratios):.2f}")
+    if asked.table and table:
         with open(asked.table, "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(table[0]))
             writer.writeheader()
             writer.writerows(table)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

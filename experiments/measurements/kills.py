@@ -2,6 +2,8 @@
 
 python experiments/measurements/kills.py --kills=50 --table=experiments/results/kills.csv
 
+--phase=NAME, once or more, kills in these phases alone.
+
 Every trial begins in an empty run directory and is killed once, in a phase that the trials take in turn: while the
 program is compiled (its cache is empty then), between steps, while a checkpoint is written, or within an evaluation. The
 instant within the phase is random. The same command then finishes the run. Equal means: every array of the newest and of

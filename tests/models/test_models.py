@@ -42,7 +42,7 @@ for _name in models.MODELS:
     _form = without_chance(_name)
     DISTINCT.setdefault((type(_form), dataclasses.astuple(_form)[1:]), _name)
 # The same blocks as another one's that stands in the list, in another number or width: by hand.
-SIBLINGS = ("convnext_base", "resnet50v2", "resnext101_32x8d", "wide_resnet50_2")
+SIBLINGS = ("convnext_base", "resnext101_32x8d", "wide_resnet50_2")
 NETWORKS = [pytest.param(n, marks=pytest.mark.slow) if n in SIBLINGS else n for n in DISTINCT.values()]
 
 

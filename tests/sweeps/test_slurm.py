@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_an_array_outlives_its_driver_and_the_next_one_adopts_it(sweep, tmp_path
 @needs_slurm
 def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, environment):
     """USR2 is what sbatch --signal sends before the time limit."""
-    command, folder = [*sweep("2e-3, 1e30", steps=600), "--parallel=1"], tmp_path / "out" / "base" / "seed0"
+    command, folder = [*sweep("2e-3, 1e30", steps=1500), "--parallel=1"], tmp_path / "out" / "base" / "seed0"
     driver = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -106,7 +107,7 @@ def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, e
 
     until(requeued)
     (stopped_at,) = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
-    assert 0 < stopped_at < 600
+    assert 0 < stopped_at < 1500
     # Slurm lets what it requeued wait for two minutes; not here.
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
     text, _ = driver.communicate(timeout=300)
@@ -155,6 +156,38 @@ def test_without_slurm_or_submitit_it_says_what_is_missing(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="needs submitit: pip install"):
         slurm.Slurm(tmp_path)
+
+
+@pytest.fixture
+def queue_of(tmp_path, monkeypatch):
+    """A launcher whose Slurm has these folders in its queue."""
+    launcher = object.__new__(slurm.Slurm)
+    launcher._queued, launcher._left, launcher._earlier, launcher._asked_at = {}, {}, {}, 0.0
+    monkeypatch.setattr(slurm, "ASK_SECONDS", -1.0)
+
+    def holds(*folders):
+        launcher._queue = lambda: dict.fromkeys(folders, "RUNNING")
+        return launcher.holds(types.SimpleNamespace(folder=tmp_path))
+
+    return holds
+
+
+def ends(folder, code, seconds=1.0):
+    (folder / "outcome.json").write_text(json.dumps(dict(exit_code=code, error="", seconds=seconds)))
+
+
+def test_how_a_trial_ended_may_be_seen_later_than_that_it_left_the_queue(tmp_path, queue_of, monkeypatch):
+    ends(tmp_path, 1)  # when it was tried before
+    assert not queue_of() and queue_of(tmp_path)
+    assert queue_of(), "its end is not to be seen yet"
+    ends(tmp_path, 0, seconds=2.0)
+    assert queue_of(), "its summary may not be there yet"
+    ends(tmp_path, 1, seconds=3.0)
+    assert not queue_of(), "it has failed"
+    (tmp_path / "outcome.json").unlink()
+    assert queue_of()
+    monkeypatch.setattr(slurm, "APPEAR_SECONDS", 0.0)
+    assert not queue_of(), "it ended without a word"
 
 
 @needs_slurm

@@ -86,7 +86,7 @@ def test_a_trial_whose_disk_is_full_fails_alone_and_is_run_again(sweep, tmp_path
     command, out = sweep(), tmp_path / "out"
     driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)
     end, folder = time.monotonic() + 120, out / "base" / "seed0"
-    while not (folder / "environment.json").exists():  # what is written before the first step
+    while not (folder / "config.json").exists():  # the last of what is written before the first step
         assert time.monotonic() < end
         time.sleep(0.02)
     around = trial.holder(folder)["pid"]

@@ -192,7 +192,12 @@ def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
     assert layouts.distance(a, b) < 1e-3 and jax.tree.structure(a) == jax.tree.structure(b)
 
 
-@pytest.mark.parametrize("layout, placement", [("fsdp", "device"), ("pmap", "stream")])
+@pytest.mark.parametrize("layout, placement", [
+    ("fsdp", "device"),
+    pytest.param("fsdp", "stream", marks=pytest.mark.slow),
+    ("pmap", "device"),
+    pytest.param("pmap", "stream", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_the_place_of_the_data_changes_no_number_on_any_layout(tmp_path, layout, placement):
     same = dict(model__channels=(8, 32), steps=4, **CHANGES[layout])
     train(tmp_path / "host", data__placement="host", **same)

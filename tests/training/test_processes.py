@@ -22,9 +22,9 @@ from tests.training.short_runs import assert_equal_trees, timeless
 FLAGS = ["--config=experiments/digits.py"] + [
     f"--config.{knob}"
     for knob in """
-    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=1.37 augmentation.mixup=0.2
-    augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=0.05 schedule.name=plateau
-    schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=16 checkpoint.every_minutes=0.003 log_every=5
+    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=0.7 augmentation.mixup=0.2
+    augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=0.2 schedule.name=plateau
+    schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=128 checkpoint.every_minutes=0.003 log_every=5
     """.split()
 ]
 STEPS = 40
@@ -70,6 +70,8 @@ def by_two(runs):
     main, other = train(runs / "two")
     assert "shared by 2 processes" in main and "(best)" in main
     assert "step" not in other, "only the main process tells of the run"
+    rates = [entry["learning_rate"] for entry in read_entries(runs / "two") if entry["split"] == "train"]
+    assert min(rates) < 0.1 * max(rates) * 1.01, "the plateau schedule has nothing to do"
     return runs / "two"
 
 
@@ -88,7 +90,7 @@ def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_
 @pytest.mark.parametrize("first, then", [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(first, then, runs, by_two):
     folder = runs / f"{first} then {then}"
-    train(folder, steps=STEPS // 2, count=first, devices=8 // first)
+    train(folder, "--config.data.placement=device", steps=STEPS // 2, count=first, devices=8 // first)
     said = train(folder, count=then, devices=8 // then)
     assert f"Going on from step {STEPS // 2} of {STEPS}." in said[0]
     assert_close(by_two, folder)
@@ -135,8 +137,8 @@ def test_other_knobs_in_one_process_are_named(runs):
     own = {1: ("--config.optimizer.learning_rate=0.5", "--config.log_every=5")}
     (main_code, main), (code, said) = ended(start(runs / "unlike", *FLAGS, own=own))
     assert code == main_code == 2
-    assert "another configuration than process 0: config.optimizer.learning_rate is 0.05 there, 0.5 here" in said
-    assert "process 1 on" in main and "config.optimizer.learning_rate is 0.05 there" in main
+    assert "another configuration than process 0: config.optimizer.learning_rate is 0.2 there, 0.5 here" in said
+    assert "process 1 on" in main and "config.optimizer.learning_rate is 0.2 there" in main
     assert "Traceback" not in main + said
 
 
