@@ -2,7 +2,7 @@
 
 python run.py sweep --config=experiments/ablations/field_of_view.py --workdir=runs/field_of_view --parallel=2
 
-Budget: 15 minutes of 2 CPU cores. Which of two digits stands on the left can only be seen by who sees both at once
+Budget: 20 minutes of 2 CPU cores. Which of two digits stands on the left can only be seen by who sees both at once
 (cnnjax/data/digit_pairs.py). All networks have six 3x3 convolutions of 16 channels, thus equally many parameters; they are
 widened after three of them, or after two and after four.
 """
