@@ -1,5 +1,6 @@
 """The table as a picture: scores with their intervals, a line a variant, or against a factor or a column."""
 
+import itertools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ def draw(sweep: Sweep, lines: list[dict[str, Any]]):
 
     with matplotlib.rc_context({"text.parse_math": False}):
         figure = Figure(
-            figsize=(6.4, max(2.4, 0.34 * len(lines) + 1.2) if not sweep.against else 4.2),
+            figsize=(7.5, max(2.4, 0.34 * len(lines) + 1.2) if not sweep.against else 4.2),
             dpi=120,
             layout="constrained",
         )
@@ -70,17 +71,12 @@ def _by_factor(axes, sweep: Sweep, lines) -> None:
 
 
 def _by_column(axes, sweep: Sweep, lines) -> None:
-    """A dot a variant, its name beside it."""
+    """A dot a variant; dots may lie upon each other, so their names stand beside the picture."""
     lines = [line for line in lines if line.get(sweep.against) is not None]
-    for line in lines:
-        axes.errorbar([line[sweep.against]], [line["score"].mean], yerr=[_half(line["score"])], fmt="o", capsize=3)
-        axes.annotate(
-            line["variant"].name,
-            (line[sweep.against], line["score"].mean),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=7,
-        )
+    for line, marker in zip(lines, itertools.cycle("os^vDP*Xph<>")):
+        place = [line[sweep.against]], [line["score"].mean]
+        axes.errorbar(*place, yerr=[_half(line["score"])], fmt=marker, capsize=3, label=line["variant"].name)
+    axes.figure.legend(loc="outside right upper", fontsize="x-small")
     axes.set_xlabel(sweep.against.replace("_", " "))
     axes.set_ylabel(f"{sweep.score} (test)")
 

@@ -79,7 +79,8 @@ def test_a_picture_shows_every_variant(against):
     elif against == "":
         assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "depth=2"]
     else:
-        assert {text.get_text() for text in axes.texts} == {"base", "depth=2"}
+        (legend,) = axes.figure.legends
+        assert {text.get_text() for text in legend.get_texts()} == {"base", "depth=2"}
 
 
 def test_a_picture_of_a_family_of_columns():
