@@ -3,7 +3,7 @@
 python run.py prepare --config=experiments/fashion_mnist.py
 python run.py sweep --config=experiments/ablations/other_layers.py --workdir=runs/other_layers --parallel=2
 
-Budget: 15 minutes of 2 CPU cores. A tenth of the training pictures, each seen some 20 times: there is something to learn by
+Budget: 20 minutes of 2 CPU cores. A tenth of the training pictures, each seen some 20 times: there is something to learn by
 heart.
 """
 
