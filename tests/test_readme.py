@@ -24,10 +24,9 @@ SHORT |= {"experiments/folder_unet.py": 2, "experiments/digit_scenes_unet.py": 2
 def folder(tmp_path_factory, digits_folder):
     """A folder that looks like the repository, so that runs/ does not land in the real one."""
     path = tmp_path_factory.mktemp("clone")
-    for name in ("run.py", "experiments", "cnnjax", "Makefile", "pyproject.toml", "requirements.txt"):
+    for name in ("run.py", "cnnjax", "Makefile", "pyproject.toml", "requirements.txt"):
         (path / name).symlink_to(ROOT / name)
     activation = Path("experiments") / "ablations" / "digits_activation.py"
-    (path / "experiments").unlink()
     shutil.copytree(ROOT / "experiments", path / "experiments", ignore=shutil.ignore_patterns("results", "__pycache__"))
     shorter = (ROOT / activation).read_text().replace("(0, 1, 2)", "(0,)").replace('"steps": 200', '"steps": 8')
     assert "seeds=(0,)," in shorter and '"steps": 8,' in shorter

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from cnnjax.errors import UserError
@@ -125,7 +126,8 @@ class Slurm:
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             said = re.findall(r"error: (.+)", str(error)) or [str(error).strip().splitlines()[-1]]
             raise UserError(f"Slurm did not take the trials: {said[-1].strip()}") from None
-        self._enter({trial.folder: "PENDING" for trial in waiting})
+        self._remember(trial.folder for trial in waiting)
+        self._queued |= {trial.folder: "PENDING" for trial in waiting}
         self._asked_at = time.monotonic()
         return waiting
 
@@ -141,12 +143,11 @@ class Slurm:
         """Asks Slurm for its queue, and keeps since when trials have left it."""
         now, self._asked_at = self._queue(), time.monotonic()
         self._left |= dict.fromkeys(self._queued.keys() - now.keys(), self._asked_at)
-        self._queued = {folder: state for folder, state in self._queued.items() if folder in now}
-        self._enter(now)
+        self._remember(now.keys() - self._queued.keys())
+        self._queued = now
 
-    def _enter(self, found: dict[Path, str]) -> None:
-        self._earlier |= {folder: process.outcome_of(folder) for folder in found.keys() - self._queued.keys()}
-        self._queued |= found
+    def _remember(self, entering: Iterable[Path]) -> None:
+        self._earlier |= {folder: process.outcome_of(folder) for folder in entering}
 
     def _queue(self) -> dict[Path, str]:
         """{a trial's folder: what Slurm says of it}; as before, where Slurm does not answer."""
