@@ -1,5 +1,5 @@
 """A stronger recipe for the membranes of `em_membranes.py`, for a GPU: the paper's width, depth and elastic deformation,
-larger crops, ten times the steps, bfloat16.
+larger crops, half as many steps again, bfloat16.
 
     python run.py train --config=experiments/em_membranes_gpu.py --workdir=runs/em_membranes_gpu
 
@@ -26,8 +26,8 @@ def get_config() -> Config:
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 10.0, 0.1, 0.2
 
-    config.batch_size, config.steps, config.dtype = 16, 20_000, "bfloat16"
-    config.evaluate_every, config.evaluate_unit = 500, "steps"
+    config.batch_size, config.steps, config.dtype = 16, 3_000, "bfloat16"
+    config.evaluate_every, config.evaluate_unit = 1_000, "steps"
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3
     config.optimizer.weight_decay = 1e-2
     config.schedule.warmup, config.schedule.unit = 500, "steps"

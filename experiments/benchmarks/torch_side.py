@@ -57,7 +57,7 @@ class Trainer:
             logits = self.forward(self.image)
         return F.cross_entropy(logits.float(), self.label)
 
-    def first_loss(self) -> float:
+    def first_loss(self, narrow: bool) -> float:
         """As evaluation has it, but by the statistics of the batch: without dropout."""
         dropped = [m for m in self.model.modules() if isinstance(m, nn.Dropout)]
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -66,7 +66,7 @@ class Trainer:
         for m in norms:
             m.track_running_stats, m.kept = False, (m.running_mean, m.running_var)
             m.running_mean = m.running_var = None
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=narrow):
             loss = F.cross_entropy(self.model(self.image).float(), self.label).item()
         for m in dropped:
             m.train()
@@ -99,7 +99,9 @@ def main() -> None:
         try:
             if order["do"] == "make":
                 trainers[order["as"]] = trainer = Trainer(**order["with"])
-                answer = dict(loss=trainer.first_loss())
+                answer = dict(loss=trainer.first_loss(trainer.narrow))
+            elif order["do"] == "loss":
+                answer = dict(loss=trainers[order["as"]].first_loss(False))
             else:
                 answer = dict(seconds=trainers[order["as"]].seconds(order["steps"]))
         except Exception as error:  # it is the caller's to judge

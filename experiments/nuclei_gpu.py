@@ -1,0 +1,38 @@
+"""A stronger recipe for the nuclei of `nuclei.py`, for a GPU: a wider and deeper U-Net, larger crops, every turn and
+elastic deformation, bfloat16.
+
+    python run.py train --config=experiments/nuclei_gpu.py --workdir=runs/nuclei_gpu
+"""
+
+import os
+
+from cnnjax import models
+from cnnjax.config import Config
+
+
+def get_config() -> Config:
+    config = Config(model=models.options("unet"), task="segmentation")
+    config.model.base, config.model.depth, config.model.normalization = 32, 4, "batch"
+    config.model.dropout = 0.2
+
+    folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "dsb2018_nuclei")
+    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "images")
+    config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
+    config.data.test_files = "0*,1*,2*"
+
+    config.segmentation.crop, config.segmentation.tile = 256, 512
+    config.segmentation.border_weight, config.segmentation.dice = 5.0, 0.5
+    config.segmentation.smallest_object = 15
+    config.augmentation.flip = config.augmentation.quarter_turns = True
+    config.augmentation.scale, config.augmentation.rotation, config.augmentation.elastic = 0.3, 45.0, 6.0
+    config.augmentation.brightness, config.augmentation.contrast = 0.2, 0.3
+    config.augmentation.saturation, config.augmentation.hue = 0.3, 0.05
+
+    config.batch_size, config.steps, config.dtype = 16, 6_000, "bfloat16"
+    config.evaluate_every, config.evaluate_unit = 1_000, "steps"
+    config.optimizer.name, config.optimizer.learning_rate = "adamw", 1e-3
+    config.optimizer.weight_decay = 1e-2
+    config.schedule.warmup, config.schedule.unit = 500, "steps"
+    config.ema_decay = 0.999
+    config.checkpoint.best_metric = "mean_iou"
+    return config
