@@ -2,7 +2,8 @@
 
 JAX's own runtime joins them (`jax.distributed`). Process 0 is the main one: it alone writes what a person reads, and
 what it finds in the run directory holds for all (`by_main`). A process that fails says why to all the others, which then
-end too. One that dies without a word is missed by the runtime, which ends the others.
+end too. One that dies without a word is missed by the runtime, which ends the others; and as it, Gloo and NCCL may do so by
+aborting, in the middle of their own code, each process has a witness who then says what has happened (`_call_witness`).
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import itertools
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +30,19 @@ GRACE_SECONDS = 2.0  # for a process to end by itself, once another has failed
 LOST = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "peer", "onnection")  # in what JAX says when another process has died
 END = "cnnjax/end"  # the key under which the first process that fails says why
 FOREVER = 10 * 365 * 86_400_000  # ms
+WITNESS = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.buffer.read(1):
+    print(
+        f"cnnjax: process {sys.argv[1]} of this run has died: it was killed, or was aborted in code beneath, as happens where "
+        "another process has died. Start all of them again: the run goes on from its newest checkpoint.",
+        file=sys.stderr, flush=True,
+    )
+"""
 
+_witness: subprocess.Popen | None = None
 _numbers = itertools.count()  # of what the main process has told; every process counts alike
 
 
@@ -82,6 +96,7 @@ def together(place: Place | None) -> Iterator[None]:
         yield
         return
     _join(place)
+    _call_witness()
     threading.Thread(target=_listen, daemon=True).start()
     try:
         yield
@@ -109,6 +124,8 @@ def together(place: Place | None) -> Iterator[None]:
         leave(1)
     else:
         _part()
+    finally:
+        _dismiss_witness()
 
 
 def count() -> int:
@@ -153,6 +170,7 @@ def leave(code: int) -> int:
     What the others owe it (a part of an array, of a checkpoint) may never come.
     """
     if code and distributed.global_state.client is not None:
+        _dismiss_witness()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -216,6 +234,22 @@ def _require_answer(coordinator: str) -> None:
             time.sleep(0.2)
 
 
+def _call_witness() -> None:
+    """Starts a small process that sees this one's end, and says so in a line unless it was dismissed before."""
+    global _witness
+    command = [sys.executable, "-I", "-S", "-c", WITNESS, str(index())]
+    _witness = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _dismiss_witness() -> None:
+    """This process ends, and has said why."""
+    global _witness
+    witness, _witness = _witness, None
+    if witness is not None:
+        with contextlib.suppress(OSError):  # where it was killed
+            witness.communicate(b".")
+
+
 def _tell(code: int, text: str) -> None:
     """Says to all others why this process ends; if one has said the same already, this one ends without a word."""
     said, told = dict(process=index(), host=socket.gethostname(), code=code, text=text), False
@@ -249,4 +283,5 @@ def _listen() -> None:
     time.sleep(GRACE_SECONDS)
     first = f"cnnjax: process {said['process']} on {said['host']} has ended this run: "
     os.write(2, f"{first}{said['text']}\n".encode())
+    _dismiss_witness()
     os._exit(said["code"])

@@ -2,7 +2,7 @@
 
 python run.py sweep --config=experiments/ablations/unet_nuclei.py --workdir=runs/unet_nuclei --parallel=2
 
-Budget: 15 minutes of 2 CPU cores. The data lie where experiments/nuclei.py says. 'nuclei IoU' is that of their pixels,
+Budget: 20 minutes of 2 CPU cores. The data lie where experiments/nuclei.py says. 'nuclei IoU' is that of their pixels,
 'nuclei F1' of whole nuclei found with an IoU of at least 0.5.
 """
 
