@@ -161,13 +161,6 @@ class TestEveryModel:
                 return
         pytest.fail(f"After {AT_MOST} steps it says {logits.argmax(-1)}, not {LABELS}.")
 
-    def test_remat_changes_no_number(self, narrow):
-        model = narrow.options.build(CLASSES, remat=True)
-        (loss, _), gradients = jit(functools.partial(gradients_of, model))(narrow.variables, narrow.images, LABELS)
-        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-5)
-        for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(gradients), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
-
     def test_jit_over_a_mesh_of_eight_gives_the_loss_of_one_device(self, narrow):
         """The parameters are divided among pairs of devices, as FSDP does."""
         layout = parallel.layout(8, fsdp=2)
@@ -196,6 +189,19 @@ class TestEveryModel:
         for (path, a), (other, b) in zip(leaves(narrow.variables), leaves(restored), strict=True):
             assert path == other
             np.testing.assert_array_equal(a, b)
+
+
+# Linen's own transformation, which each family applies to its blocks: one network of each kind of block in every run.
+REMAT = [n if n in ("cnn", "resnet18", "mobilenetv2") else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT.values()]
+
+
+@pytest.mark.parametrize("name", REMAT)
+def test_remat_changes_no_number(narrow):
+    model = narrow.options.build(CLASSES, remat=True)
+    (loss, _), gradients = jit(functools.partial(gradients_of, model))(narrow.variables, narrow.images, LABELS)
+    np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-5)
+    for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(gradients), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
 
 
 LENET_ONLY = 32  # pixels: what it takes at most

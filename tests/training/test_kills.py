@@ -19,11 +19,8 @@ def kills(count: int, seed: int, *flags: str) -> str:
     return done.stdout
 
 
-def test_a_run_killed_in_the_critical_phases_ends_with_the_same_bits():
-    out = kills(2, 2, "--phase=saving", "--phase=evaluation")
-    assert "2 of 2 killed runs ended with the same bits" in out
-    for phase in ("saving", "evaluation"):
-        assert f"{phase:12} 1 of 1" in out
+def test_a_run_killed_while_saving_ends_with_the_same_bits():
+    assert "1 of 1 killed runs ended with the same bits" in kills(1, 2, "--phase=saving")
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_one_killed_ends_all_and_both_started_again_end_with_the_same_bits(victi
     assert scores(folder) == scores(by_two)
 
 
-@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("asked", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_to_one_stops_all_at_the_same_step(asked, runs):
     folder = runs / f"asked {asked}"
     started = start(folder, *FLAGS, "--config.steps=20000", "--config.evaluate_every=3")
