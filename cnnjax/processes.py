@@ -2,8 +2,8 @@
 
 JAX's own runtime joins them (`jax.distributed`). Process 0 is the main one: it alone writes what a person reads, and
 what it finds in the run directory holds for all (`by_main`). A process that fails says why to all the others, which then
-end too. One that dies without a word is missed by the runtime, which ends the others; and as it, Gloo and NCCL may do so by
-aborting, in the middle of their own code, each process has a witness who then says what has happened (`_call_witness`).
+end too. One that dies without a word is missed by the runtime, which ends the others. As the runtime, Gloo and NCCL may
+abort in the middle of their own code, a witness of each process then says what has happened, unless it is killed too.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, sig
     signal.signal(number, signal.SIG_IGN)
 if not sys.stdin.buffer.read(1):
     print(
-        f"cnnjax: process {sys.argv[1]} of this run has died: it was killed, or was aborted in code beneath, as happens where "
-        "another process has died. Start all of them again: the run goes on from its newest checkpoint.",
+        f"cnnjax: process {sys.argv[1]} of this run has died: it was killed, or was aborted in code beneath, as happens "
+        "where another process has died. Start all of them again: the run goes on from its newest checkpoint.",
         file=sys.stderr, flush=True,
     )
 """
@@ -96,7 +96,8 @@ def together(place: Place | None) -> Iterator[None]:
         yield
         return
     _join(place)
-    _call_witness()
+    with contextlib.suppress(OSError):  # there is no room for a process more: it can do without
+        _call_witness()
     threading.Thread(target=_listen, daemon=True).start()
     try:
         yield
@@ -170,11 +171,18 @@ def leave(code: int) -> int:
     What the others owe it (a part of an array, of a checkpoint) may never come.
     """
     if code and distributed.global_state.client is not None:
-        _dismiss_witness()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        leave_at_once(code)
     return code
+
+
+def leave_at_once(code: int) -> None:
+    """No thread, worker or file is waited for."""
+    try:
+        _dismiss_witness()
+    finally:
+        os._exit(code)
 
 
 def _store():
@@ -238,7 +246,9 @@ def _call_witness() -> None:
     """Starts a small process that sees this one's end, and says so in a line unless it was dismissed before."""
     global _witness
     command = [sys.executable, "-I", "-S", "-c", WITNESS, str(index())]
-    _witness = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    _witness = subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _dismiss_witness() -> None:
@@ -246,8 +256,10 @@ def _dismiss_witness() -> None:
     global _witness
     witness, _witness = _witness, None
     if witness is not None:
-        with contextlib.suppress(OSError):  # where it was killed
-            witness.communicate(b".")
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # where it was killed, or is stopped
+            witness.stdin.write(b".")
+            witness.stdin.close()
+            witness.wait(timeout=1)
 
 
 def _tell(code: int, text: str) -> None:
@@ -283,5 +295,4 @@ def _listen() -> None:
     time.sleep(GRACE_SECONDS)
     first = f"cnnjax: process {said['process']} on {said['host']} has ended this run: "
     os.write(2, f"{first}{said['text']}\n".encode())
-    _dismiss_witness()
-    os._exit(said["code"])
+    leave_at_once(said["code"])

@@ -3,7 +3,9 @@ larger crops, half as many steps again, bfloat16.
 
     python run.py train --config=experiments/em_membranes_gpu.py --workdir=runs/em_membranes_gpu
 
-Aims at a pixel error of 6.1 %, the paper's own on the challenge's test set. Not measured on a GPU yet.
+On an NVIDIA H100, seed 0: pixel error 7.6 %, not the 6.1 % of the paper's own network on the challenge's test set, at
+which it aims; Rand F-score of cells 0.853. Half of its 3,000 steps ran beside another run (5 minutes), the others took
+30 s. On the two slices kept for validation it was best at step 1,000, whose parameters are the ones tested.
 """
 
 import os

@@ -2,6 +2,9 @@
 elastic deformation, bfloat16.
 
     python run.py train --config=experiments/nuclei_gpu.py --workdir=runs/nuclei_gpu
+
+On an NVIDIA H100, seed 0: foreground IoU 0.866, Dice 0.928, F1 of objects at IoU 0.5 0.852. 5 minutes, in which another
+run shared the card.
 """
 
 import os

@@ -7,7 +7,7 @@ import resource
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 DEVICES = os.environ.get("CNNJAX_TEST_DEVICES", "8")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
-if DEVICES != "1":  # compiled for a few steps only, but where speed and rounding are what is tested
+if DEVICES != "1":  # most programs run a few times only; the kernels' tests are about speed and rounding
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 

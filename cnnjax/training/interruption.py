@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OF_A_TRIAL, ECHO_SECONDS = "CNNJAX_TRIAL", 30.0  # a cluster sends a signal to all processes, and a sweep's hands it on
@@ -20,8 +20,11 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Interruption]:
-    """While inside, the first signal is only noted, for the loop to see; outside the main thread nothing changes."""
+def watched(leave_at_once: Callable[[int], None] = os._exit) -> Iterator[Interruption]:
+    """While inside, the first signal is only noted, for the loop to see; outside the main thread nothing changes.
+
+    `leave_at_once(exit code)` is what the second one calls: no thread, worker or file is waited for.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
@@ -35,7 +38,7 @@ def watched() -> Iterator[Interruption]:
             return  # the first one again
         if interruption.by:
             os.write(2, b"\n")
-            os._exit(128 + number)  # at once: no thread, worker or file is waited for
+            leave_at_once(128 + number)
         interruption.by, first_at = signal.Signals(number).name, time.monotonic()
         # Not print: the signal may have come in the middle of one.
         os.write(2, b"\ncnnjax: finishing this step and saving; once more to leave at once.\n")

@@ -56,7 +56,8 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     require_source(config, workdir)
     opening.require_same_config(config)
     keeping = dict(keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric, log=log)
-    with opening.taken(workdir), interruption.watched() as asked, Checkpoints(workdir, **keeping) as checkpoints:
+    watched = interruption.watched(processes.leave_at_once)
+    with opening.taken(workdir), watched as asked, Checkpoints(workdir, **keeping) as checkpoints:
         changed = by_main(lambda: opening.changed_knobs(workdir, exp))
         start = by_main(lambda: checkpoints.chosen("last"))
         by_main(lambda: checkpoints.chosen("best"))  # a damaged one must not stand for the score to beat

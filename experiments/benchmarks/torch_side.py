@@ -37,7 +37,7 @@ def load(model: nn.Module, arrays: list[dict[str, np.ndarray]]) -> None:
 class Trainer:
     """One network with its optimizer and its batch."""
 
-    def __init__(self, name: str, file: str, precision: str, compiled: bool, rate: float, momentum: float):
+    def __init__(self, name: str, file: str, precision: str, compiled: bool, rate: float, momentum: float, mode: str):
         stored = np.load(file, allow_pickle=False)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         image, label = stored["image"], stored["label"]
@@ -48,7 +48,6 @@ class Trainer:
         self.image = torch.from_numpy(image).permute(0, 3, 1, 2).to(self.device, memory_format=torch.channels_last)
         self.label = torch.from_numpy(label.astype(np.int64)).to(self.device)
         self.narrow = precision == "bfloat16"
-        mode = "max-autotune" if self.device.type == "cuda" else "default"
         self.forward = torch.compile(self.model, mode=mode) if compiled else self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum, fused=True)
 

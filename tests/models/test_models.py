@@ -191,8 +191,10 @@ class TestEveryModel:
             np.testing.assert_array_equal(a, b)
 
 
-# Linen's own transformation, which each family applies to its blocks: one network of each kind of block in every run.
-REMAT = [n if n in ("cnn", "resnet18", "mobilenetv2") else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT.values()]
+# Compiling takes long: three kinds of blocks in every run, the others by hand. All are traced below.
+IN_EVERY_RUN = {"cnn", "resnet18", "mobilenetv2"}
+REMAT = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT.values()]
+assert IN_EVERY_RUN < set(DISTINCT.values())
 
 
 @pytest.mark.parametrize("name", REMAT)
@@ -202,6 +204,16 @@ def test_remat_changes_no_number(narrow):
     np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-5)
     for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(gradients), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_remat_keeps_the_parameters_and_the_gradients_shapes(narrow):
+    def shapes(remat):
+        model = narrow.options.build(CLASSES, remat=remat)
+        variables = jax.eval_shape(model.init, jax.random.key(1), narrow.images)
+        return variables, jax.eval_shape(functools.partial(gradients_of, model), variables, narrow.images, LABELS)
+
+    assert shapes(True) == shapes(False)
 
 
 LENET_ONLY = 32  # pixels: what it takes at most

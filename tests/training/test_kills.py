@@ -1,4 +1,4 @@
-"""kill -9 at random instants: a few here, fifty by hand (experiments/results/kills.csv)."""
+"""kill -9 while a checkpoint is written; at fifty random instants by hand (experiments/results/kills.csv)."""
 
 import os
 import subprocess

@@ -34,6 +34,7 @@ def train(workdir, *flags, steps=STEPS, **more):
     """Runs processes to their end, which must be a good one, and returns what they printed."""
     found = ended(start(workdir, *FLAGS, f"--config.steps={steps}", *flags, **more))
     assert [code for code, _ in found] == [0] * len(found), "\n".join(output for _, output in found)
+    assert not any("has died" in output for _, output in found)
     return [output for _, output in found]
 
 
@@ -131,7 +132,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(asked, runs):
     with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.newest()
     for _, said in found:
-        assert f"stopped by SIGTERM at step {step} of 20000, and saved" in said
+        assert f"stopped by SIGTERM at step {step} of 20000, and saved" in said and "has died" not in said
 
 
 def test_other_knobs_in_one_process_are_named(runs):
@@ -217,3 +218,25 @@ def test_a_missing_process_is_reported():
         [sys.executable, "-c", code], cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=60
     )
     assert "said: Process 0 cannot be reached at --coordinator=127.0.0.1:1" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("end, code, speaks", [
+    ("os.abort()", -signal.SIGABRT, True),
+    ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
+    ("processes.leave_at_once(3)", 3, False),
+    ("os.kill(processes._witness.pid, signal.SIGSTOP); processes.leave_at_once(3)", 3, False),
+    ("with watched(processes.leave_at_once): [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]", 143, False),
+])  # fmt: skip
+def test_a_witness_speaks_for_a_process_that_died_without_a_word(end, code, speaks):
+    code_before = (
+        "import os, signal; from cnnjax import processes; from cnnjax.training.interruption import watched\n"
+        "processes._call_witness()\n"
+        "print(processes._witness.pid, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code_before + end]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    witness = int(process.stdout.readline())
+    assert process.wait(timeout=60) == code
+    os.kill(witness, signal.SIGCONT) if "SIGSTOP" in end else None
+    said = process.communicate(timeout=10)[0]
+    assert ("process 0 of this run has died: it was killed" in said) == speaks, said
