@@ -38,9 +38,13 @@ def test_json_adds_up(benchmark):
     assert found["peak_bytes"] > 1e7 and found["compile_seconds"] > 0
 
 
-def test_pmap_and_what_does_not_fit_into_memory(benchmark):
+def test_pmap(benchmark):
     code, out, err = benchmark(*SHORT[:-1], "--config.compile_with=pmap", "--config.devices=2")
     assert code == 0 and "forward" in out, err
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_into_memory(benchmark):
     code, out, err = benchmark(*SHORT[:3], "--classes=2000000000", "--seconds=1", "--config.devices=1")
     assert code == 1 and "too little memory" in err and err.count("\n") <= 2, err
 

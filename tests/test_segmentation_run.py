@@ -113,6 +113,7 @@ def test_blended_seams_agree(trained):
     assert cut.shape == (170, 130, 11) and np.allclose(cut.sum(-1), 1, atol=1e-4)
 
 
+@pytest.mark.slow  # the loop is the one of test_loop
 def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
     flags = (*SMALL, "--config.schedule.name=constant", "--config.schedule.warmup=0", "--config.augmentation.elastic=2")
     flags += ("--config.data.test=", "--config.checkpoint.test=last")

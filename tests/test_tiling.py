@@ -152,7 +152,12 @@ def test_what_cannot_be_tiled_is_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(), dict(padding="valid"), dict(up="interpolate"), dict(padding="valid", up="interpolate", down="stride")],
+    [
+        dict(),
+        pytest.param(dict(padding="valid"), marks=pytest.mark.slow),
+        pytest.param(dict(up="interpolate"), marks=pytest.mark.slow),
+        dict(padding="valid", up="interpolate", down="stride"),
+    ],
 )
 def test_a_unet_in_tiles_is_the_unet_at_once(options):
     import dataclasses

@@ -82,6 +82,7 @@ def test_what_failed_stands_in_the_table_and_only_it_runs_again(sweep, tmp_path)
     assert "holds a single run" in run(inside, code=2)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_disk_is_full_fails_alone_and_is_run_again(sweep, tmp_path):
     command, out = sweep(), tmp_path / "out"
     driver = subprocess.Popen(command, env=os.environ | dict(XLA_FLAGS=""), **ENVIRONMENT)

@@ -1,4 +1,4 @@
-"""kill -9 while a checkpoint is written; at fifty random instants by hand (experiments/results/kills.csv)."""
+"""kill -9 while a checkpoint is written, and at fifty random instants (experiments/results/kills.csv). Both by hand."""
 
 import os
 import subprocess
@@ -19,6 +19,7 @@ def kills(count: int, seed: int, *flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # test_processes kills a run of two in every run of the suite
 def test_a_run_killed_while_saving_ends_with_the_same_bits():
     assert "1 of 1 killed runs ended with the same bits" in kills(1, 2, "--phase=saving")
 

@@ -33,7 +33,9 @@ def outcome(name, random, dtype):
         return layouts.train(layouts.LAYOUTS[name], random=random, dtype=dtype)
 
 
-@pytest.mark.parametrize("random,name", [(False, n) for n in OTHERS] + [(True, n) for n in WITH_RANDOMNESS])
+@pytest.mark.parametrize(
+    "random,name", [(n in WITH_RANDOMNESS, n) for n in OTHERS] + [pytest.param(False, n, marks=pytest.mark.slow) for n in WITH_RANDOMNESS]
+)
 def test_layouts_agree_in_float64(random, name):
     one, other = (outcome(n, random, jnp.float64) for n in (ALONE, name))
     assert other.state["params"]["output"]["kernel"].dtype == np.float64
@@ -195,7 +197,7 @@ def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
 @pytest.mark.parametrize("layout, placement", [
     ("fsdp", "device"),
     pytest.param("fsdp", "stream", marks=pytest.mark.slow),
-    ("pmap", "device"),
+    pytest.param("pmap", "device", marks=pytest.mark.slow),
     pytest.param("pmap", "stream", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_place_of_the_data_changes_no_number_on_any_layout(tmp_path, layout, placement):

@@ -78,7 +78,7 @@ def by_two(runs):
 
 @pytest.mark.parametrize("name, flags, more", [
     ("one with 8 devices", (), dict(count=1, devices=8)),
-    ("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1)),
+    pytest.param("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1), marks=pytest.mark.slow),
     ("two with one copy of the state that stream", ("--config.fsdp=8", "--config.data.placement=stream"), {}),
     pytest.param("two that stream", ("--config.data.placement=stream",), {}, marks=pytest.mark.slow),
     pytest.param("two whose data are on 4 devices", ("--config.data.placement=device",), dict(devices=2), marks=pytest.mark.slow),
@@ -88,7 +88,7 @@ def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_
     assert_close(by_two, runs / name)
 
 
-@pytest.mark.parametrize("first, then", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("first, then", [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(first, then, runs, by_two):
     folder = runs / f"{first} then {then}"
     train(folder, "--config.data.placement=device", steps=STEPS // 2, count=first, devices=8 // first)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_with_another_number_of_processes(first, then, runs, by_tw
     assert_close(by_two, folder)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_killed_ends_all_and_both_started_again_end_with_the_same_bits(victim, runs, by_two):
     folder = runs / f"killed {victim}"
     started = start(folder, *FLAGS, f"--config.steps={STEPS}")
