@@ -34,7 +34,9 @@ def outcome(name, random, dtype):
 
 
 @pytest.mark.parametrize(
-    "random,name", [(n in WITH_RANDOMNESS, n) for n in OTHERS] + [pytest.param(False, n, marks=pytest.mark.slow) for n in WITH_RANDOMNESS]
+    "random,name",
+    [(n in WITH_RANDOMNESS, n) for n in OTHERS]
+    + [pytest.param(False, n, marks=pytest.mark.slow) for n in WITH_RANDOMNESS],
 )
 def test_layouts_agree_in_float64(random, name):
     one, other = (outcome(n, random, jnp.float64) for n in (ALONE, name))
@@ -164,13 +166,11 @@ CHANGES = {
 }
 
 
+BY_HAND = [("fsdp", to) for to in ("one", "three", "mixed")] + [(old, "fsdp") for old in ("one", "three", "mixed", "pmap")]
+
+
 @pytest.mark.parametrize(
-    "first,then",
-    [("fsdp", "mixed"), ("fsdp", "pmap")]
-    + [
-        pytest.param(*pair, marks=pytest.mark.slow)
-        for pair in [("fsdp", "one"), ("fsdp", "three"), ("one", "fsdp"), ("three", "fsdp"), ("mixed", "fsdp"), ("pmap", "fsdp")]
-    ],
+    "first,then", [("fsdp", "pmap"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in BY_HAND)]
 )
 def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
     same = dict(

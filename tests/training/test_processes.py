@@ -77,7 +77,7 @@ def by_two(runs):
 
 
 @pytest.mark.parametrize("name, flags, more", [
-    ("one with 8 devices", (), dict(count=1, devices=8)),
+    pytest.param("one with 8 devices", (), dict(count=1, devices=8), marks=pytest.mark.slow),  # as "2 then 1" below
     pytest.param("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1), marks=pytest.mark.slow),
     ("two with one copy of the state that stream", ("--config.fsdp=8", "--config.data.placement=stream"), {}),
     pytest.param("two that stream", ("--config.data.placement=stream",), {}, marks=pytest.mark.slow),
