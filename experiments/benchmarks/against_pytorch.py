@@ -139,14 +139,13 @@ def check_same(name: str, precision: str, ours: Ours, pytorch: PyTorch, loss: fl
     Raises:
       Disagreement: they do not.
     """
-    mine, theirs, at = ours.first_loss(precision), loss, precision
-    first = mine
-    if precision != "float32" and not math.isclose(mine, theirs, rel_tol=AGREE):
-        if not math.isclose(mine, theirs, rel_tol=ROUNDING):
-            raise Disagreement(f"{name}: the first losses in {at} differ: {mine} here, {theirs} in PyTorch.")
+    first = ours.first_loss(precision)
+    mine, theirs, at = first, loss, precision
+    close = lambda tolerance: math.isclose(mine, theirs, rel_tol=tolerance)
+    if at != "float32" and close(ROUNDING) and not close(AGREE):
         mine, theirs, at = ours.first_loss("float32"), pytorch.ask(do="loss", **{"as": "eager"})["loss"], "float32"
         print(f"  {name}: first losses {first} here, {loss} in PyTorch; in float32 {mine} and {theirs}", file=sys.stderr)
-    if not math.isclose(mine, theirs, rel_tol=AGREE):
+    if not close(AGREE):
         raise Disagreement(f"{name}: the first losses in {at} differ: {mine} here, {theirs} in PyTorch.")
     return first
 

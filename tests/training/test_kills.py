@@ -1,4 +1,4 @@
-"""kill -9 while a checkpoint is written, and at fifty random instants (experiments/results/kills.csv). Both by hand."""
+"""kill -9 in the critical phases, and at fifty random instants (experiments/results/kills.csv). Both by hand."""
 
 import os
 import subprocess
@@ -20,8 +20,11 @@ def kills(count: int, seed: int, *flags: str) -> str:
 
 
 @pytest.mark.slow  # test_processes kills a run of two in every run of the suite
-def test_a_run_killed_while_saving_ends_with_the_same_bits():
-    assert "1 of 1 killed runs ended with the same bits" in kills(1, 2, "--phase=saving")
+def test_a_run_killed_in_the_critical_phases_ends_with_the_same_bits():
+    out = kills(2, 2, "--phase=saving", "--phase=evaluation")
+    assert "2 of 2 killed runs ended with the same bits" in out
+    for phase in ("saving", "evaluation"):
+        assert f"{phase:12} 1 of 1" in out
 
 
 @pytest.mark.slow
