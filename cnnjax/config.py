@@ -266,8 +266,9 @@ class Config:
     )
     kernels: str = knob(
         "auto",
-        "what computes convolutions, products, pooling: XLA, oneDNN (one CPU device, Linux on x86-64), or forms in JAX that suit a CPU",
-        choices=("auto", "xla", "onednn", "portable"),
+        "what computes convolutions, products, pooling: XLA, oneDNN (one CPU device, Linux on x86-64), or forms in JAX that suit "
+        "a CPU (portable) or a GPU",
+        choices=("auto", "xla", "onednn", "portable", "gpu"),
         kind=MACHINE,
     )
     deterministic: bool = knob(

@@ -83,7 +83,7 @@ FLAGS = dict(
         Flag("classes", None, "how many; default: as the data have it, or 1000"),
         Flag("batch", None, "pictures in a step; default: as the experiment has it, or 32"),
         Flag("precision", None, "of activations and gradients", ("float32", "bfloat16")),
-        Flag("kernels", None, "as --config.kernels", ("auto", "xla", "onednn", "portable")),
+        Flag("kernels", None, "as --config.kernels", ("auto", "xla", "onednn", "portable", "gpu")),
         Flag("loader", "false", "also: a step with the experiment's own data against one resident batch", YES_OR_NO),
         Flag("seconds", "5", "how long steps, and forward passes, are timed"),
         Flag("profile", None, "a folder for a trace of five steps"),

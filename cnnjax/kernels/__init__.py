@@ -7,6 +7,6 @@ from cnnjax.kernels.bias import add_bias
 from cnnjax.kernels.convolution import channels_last, conv_transpose, convolution
 from cnnjax.kernels.dense import dense
 from cnnjax.kernels.normalization import batch_norm
-from cnnjax.kernels.paths import ONEDNN, PORTABLE, XLA, choose, current, using
+from cnnjax.kernels.paths import GPU, ONEDNN, PORTABLE, XLA, choose, current, using
 from cnnjax.kernels.pooling import max_pool
 from cnnjax.kernels.response_norm import local_response_norm

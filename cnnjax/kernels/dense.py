@@ -16,8 +16,7 @@ def dense(lhs: jax.Array, rhs: jax.Array, dimension_numbers, precision=None, pre
     """
     (contracted, batch) = dimension_numbers
     usual = (
-        paths.current() == paths.ONEDNN
-        and paths.computes("products", lhs.dtype)
+        paths.computes("products", lhs.dtype)
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and tuple(map(tuple, contracted)) == ((lhs.ndim - 1,), (0,))
@@ -30,7 +29,7 @@ def dense(lhs: jax.Array, rhs: jax.Array, dimension_numbers, precision=None, pre
             lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=preferred_element_type
         )
     rows = lhs.reshape(-1, lhs.shape[-1])
-    return product_p.bind(rows, rhs, turned=(False, False), path=paths.ONEDNN).reshape(*lhs.shape[:-1], -1)
+    return product_p.bind(rows, rhs, turned=(False, False), path=paths.current()).reshape(*lhs.shape[:-1], -1)
 
 
 def _plain(a, b, *, turned: tuple[bool, bool], path: str) -> jax.Array:

@@ -1,4 +1,4 @@
-"""By which code the kernels are computed: XLA's own, oneDNN's, or forms written in JAX that suit a CPU.
+"""By which code the kernels are computed: XLA's own, oneDNN's, or forms written in JAX that suit a CPU or a GPU.
 
 The choice is made once (`choose`) and holds while a step is traced inside `using`. Outside it is always XLA: what
 inspects, counts or exports a network sees plain XLA operations. JAX knows of the choice: what it traced on one path
@@ -17,8 +17,15 @@ from cnnjax.errors import UserError
 from cnnjax.kernels.onednn.handler import bridge
 from cnnjax.kernels.onednn.library import Unavailable
 
-XLA, ONEDNN, PORTABLE = "xla", "onednn", "portable"
+XLA, ONEDNN, PORTABLE, GPU = "xla", "onednn", "portable", "gpu"
 TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
+_IN_JAX = {"convolutions", "biases", "batch normalisations", "max poolings", "response normalisations"}
+SERVED = {  # what each path has kernels for; all else is XLA's
+    XLA: set(),
+    ONEDNN: _IN_JAX | {"products"},
+    PORTABLE: _IN_JAX,
+    GPU: {"max poolings", "response normalisations"},  # XLA scatters the gradient of a maximum; all else cuDNN does well
+}
 _path = jax.make_user_context(XLA)  # a part of the keys of JAX's caches of traces
 
 
@@ -41,10 +48,11 @@ def say_once(text: str) -> None:
 
 
 def computes(what: str, dtype) -> bool:
-    """Has the path that is traced kernels for `what` in this type? On XLA's it has none; other types are said once."""
-    if current() != XLA and dtype not in TYPES:
+    """Has the path that is traced kernels for `what` (of `SERVED`) in this type? Other types are said once."""
+    served = what in SERVED[current()]
+    if served and dtype not in TYPES:
         say_once(f"{what} of {dtype} are XLA's: the {current()} kernels are for float32 and bfloat16")
-    return current() != XLA and dtype in TYPES
+    return served and dtype in TYPES
 
 
 def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str, str]:
@@ -60,6 +68,10 @@ def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str,
     platform = platform or jax.default_backend()
     if wanted == XLA:
         return XLA, "as asked for"
+    if platform == "gpu" and wanted in ("auto", GPU):
+        return GPU, "as asked for" if wanted == GPU else "XLA's, but for max pooling and response normalisation"
+    if wanted == GPU:
+        return _unless_named(wanted, f"they are for a GPU, and this is a {platform}")
     if platform != "cpu":
         return _unless_named(wanted, f"they are for a CPU, and this is a {platform}")
     if devices > 1:

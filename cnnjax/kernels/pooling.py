@@ -65,14 +65,16 @@ def _spread(dy, place, *, shape, size, window: Window, path: str) -> jax.Array:
     return spread(parts, shape, size, window)
 
 
-def _portable_spread(dy, place, **parameters) -> jax.Array:
-    return _spread(in_memory(dy), in_memory(place), **parameters)
+def _spread_in_memory(dy, place, *, path: str, **parameters) -> jax.Array:
+    if path == paths.PORTABLE:  # a GPU would wait for the condition, and loses nothing without
+        dy, place = in_memory(dy), in_memory(place)
+    return _spread(dy, place, path=path, **parameters)
 
 
 # oneDNN's forward pooling loses NaN (and is hardly faster): its gradient alone is used.
 max_pool_p = primitive("max_pool", _plain, _plain, multiple_results=True)
 pick_p = primitive("max_pool_pick", _pick, _pick)
-spread_p = primitive("max_pool_spread", with_onednn(calls.max_pool_gradient, _portable_spread), _spread)
+spread_p = primitive("max_pool_spread", with_onednn(calls.max_pool_gradient, _spread_in_memory), _spread)
 
 
 def _jvp(primals, tangents, **parameters):

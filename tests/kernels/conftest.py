@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnjax.kernels import ONEDNN, PORTABLE
+from cnnjax.kernels import GPU, ONEDNN, PORTABLE
 from cnnjax.kernels.onednn.handler import bridge
 from cnnjax.kernels.onednn.library import Unavailable
 
@@ -21,6 +21,12 @@ PATHS = [pytest.param(ONEDNN, marks=pytest.mark.skipif(bool(WHY_NOT), reason=f"n
 
 @pytest.fixture(params=PATHS)
 def path(request):
+    return request.param
+
+
+@pytest.fixture(params=[*PATHS, GPU])
+def pooling_path(request):
+    """A path with kernels for max pooling and response normalisation."""
     return request.param
 
 

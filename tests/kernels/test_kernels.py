@@ -207,7 +207,7 @@ def test_dense_and_its_gradients(path, dtype, sizes, seed):
 @BOTH
 @few
 @given(data=st.data(), seed=st.integers(0, 2**16))
-def test_max_pool_and_its_gradient(path, dtype, data, seed):
+def test_max_pool_and_its_gradient(pooling_path, dtype, data, seed):
     axes = data.draw(st.integers(1, 3))
     window = tuple(data.draw(st.integers(1, 4)) for _ in range(axes))
     strides = tuple(data.draw(st.integers(1, 3)) for _ in range(axes))
@@ -219,36 +219,36 @@ def test_max_pool_and_its_gradient(path, dtype, data, seed):
     y64, _ = references.max_pool(x, None, window, strides, pads)
     dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
     y64, dx64 = references.max_pool(x, dy64, window, strides, pads)
-    y, (dx,) = traced(path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
+    y, (dx,) = traced(pooling_path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
     close(y, y64, dtype)
     close(dx, dx64, dtype)
 
 
-def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(path):
+def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(pooling_path):
     """After ReLU whole windows are zero."""
     x = jnp.zeros((1, 6, 6, 17))
     for window, strides in (((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 3), (1, 1))):
         pool = lambda x, w=window, s=strides: kernels.max_pool(x, w, s, ((0, 0), (0, 0)))
         expected = jax.grad(lambda x: pool(x).sum())(x)  # noqa: B023 (XLA's path: lax.reduce_window)
-        found = traced(path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
+        found = traced(pooling_path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
         np.testing.assert_array_equal(found, expected)
 
 
-def test_float64_stays_float64(path):
+def test_float64_stays_float64(pooling_path):
     """What oneDNN does not compute in is not rounded to what it does."""
     x, dy = np.random.default_rng(0).normal(size=(2, 1, 6, 6, 3))
     with jax.enable_x64(True):
         _, dx = references.max_pool(x, dy[:, ::2, ::2], (2, 2), (2, 2), [(0, 0)] * 2)
         pool = lambda x: kernels.max_pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
-        _, (found,) = traced(path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
+        _, (found,) = traced(pooling_path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
         np.testing.assert_array_equal(found, dx)
 
 
-def test_max_pool_hides_no_nan(path):
+def test_max_pool_hides_no_nan(pooling_path):
     x = np.zeros((1, 4, 4, 8), np.float32)
     x[0, 1, 1, 0] = np.nan
     x[0, :2, :2, 1] = -np.inf
-    with kernels.using(path):
+    with kernels.using(pooling_path):
         y = kernels.max_pool(jnp.asarray(x), (2, 2), (2, 2), ((0, 0), (0, 0)))
     assert np.isnan(y[0, 0, 0, 0]) and np.isnan(np.asarray(y)).sum() == 1
     assert y[0, 0, 0, 1] == -np.inf
@@ -298,14 +298,14 @@ def test_batch_norm_and_its_gradients(path, dtype, shape, seed):
 @BOTH
 @few
 @given(shape=pictures, kind=st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)]), seed=st.integers(0, 2**16))
-def test_response_norm_and_its_gradient(path, dtype, shape, kind, seed):
-    check_response_norm(path, dtype, shape, *kind, seed)
+def test_response_norm_and_its_gradient(pooling_path, dtype, shape, kind, seed):
+    check_response_norm(pooling_path, dtype, shape, *kind, seed)
 
 
 @BOTH
 @pytest.mark.parametrize("channels", (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96))
-def test_response_norm_of_many_channels(path, dtype, channels):
-    check_response_norm(path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
+def test_response_norm_of_many_channels(pooling_path, dtype, channels):
+    check_response_norm(pooling_path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
 
 
 def check_response_norm(path, dtype, shape, n, beta, seed):

@@ -37,9 +37,10 @@ def test_one_cpu_device_takes_onednn_where_it_is(onednn):
     assert kernels.choose("auto", 1, "cpu") == (kernels.ONEDNN, "one CPU device")
 
 
-@pytest.mark.parametrize("devices, platform_name", [(8, "cpu"), (1, "gpu"), (1, "tpu")])
-def test_several_devices_and_accelerators_take_xla(devices, platform_name):
-    assert kernels.choose("auto", devices, platform_name)[0] == kernels.XLA
+@pytest.mark.parametrize("devices, platform_name", [(8, "cpu"), (1, "gpu"), (8, "gpu"), (1, "tpu")])
+def test_several_devices_and_accelerators_take_xla_or_what_suits_a_gpu(devices, platform_name):
+    usual = kernels.GPU if platform_name == "gpu" else kernels.XLA
+    assert kernels.choose("auto", devices, platform_name)[0] == usual
     for name in (kernels.ONEDNN, kernels.PORTABLE):
         with pytest.raises(UserError, match=f"config.kernels={name} cannot work: .*--config.kernels=auto"):
             kernels.choose(name, devices, platform_name)
@@ -48,6 +49,14 @@ def test_several_devices_and_accelerators_take_xla(devices, platform_name):
 def test_names_are_taken_at_their_word():
     assert kernels.choose("xla", 1, "cpu")[0] == kernels.XLA
     assert kernels.choose("portable", 1, "cpu")[0] == kernels.PORTABLE
+    assert kernels.choose("gpu", 8, "gpu") == (kernels.GPU, "as asked for")
+    assert kernels.choose("xla", 8, "gpu")[0] == kernels.XLA
+
+
+@pytest.mark.parametrize("platform_name", ("cpu", "tpu"))
+def test_a_gpus_kernels_elsewhere_are_refused(platform_name):
+    with pytest.raises(UserError, match=f"kernels=gpu cannot work: .*this is a {platform_name}. Take --config.kernels=auto"):
+        kernels.choose("gpu", 1, platform_name)
 
 
 def _missing_wheel(monkeypatch):

@@ -90,8 +90,8 @@ TRANSFORMED = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMED)
-def test_transformations(path, arrays, name):
-    same(*per_path(path, TRANSFORMED[name], *arrays))
+def test_transformations(pooling_path, arrays, name):
+    same(*per_path(pooling_path, TRANSFORMED[name], *arrays))
 
 
 def test_a_derivative_that_is_traced_later_keeps_its_path(path, arrays):
@@ -118,10 +118,10 @@ def test_outside_all_is_xla(arrays):
     assert "cnnjax" not in text and "conv_general_dilated" in text
 
 
-def test_exported_programs_are_xlas_on_every_path(path, arrays):
+def test_exported_programs_are_xlas_on_every_path(pooling_path, arrays):
     from jax import export
 
-    for chosen in (path, kernels.XLA):
+    for chosen in (pooling_path, kernels.XLA):
         with kernels.using(chosen):
             gradient = jax.jit(jax.grad(lambda p, x: network(p, x)))
             exported = export.export(gradient)(*arrays)
@@ -173,15 +173,16 @@ SAID = {
 
 @pytest.mark.parametrize("dtype", (jnp.float16, jnp.float64, jnp.complex64))
 @pytest.mark.parametrize("what", SAID)
-def test_other_types_are_said_once(path, what, dtype, capfd):
+def test_other_types_are_said_once(pooling_path, what, dtype, capfd):
     kernels.paths.say_once.cache_clear()
     if what == "max poolings" and dtype == jnp.complex64:
         return  # which have no largest
-    with jax.enable_x64(True), kernels.using(path):
+    with jax.enable_x64(True), kernels.using(pooling_path):
         for _ in range(2):
             SAID[what](jnp.ones((3, 3, 3, 3), dtype))
-    served = what != "products" or path == kernels.ONEDNN  # portable products are XLA's in all types
-    line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {path} kernels are for float32 and bfloat16.\n"
+    lacking = dict(onednn=(), portable=("products",), gpu=("products", "convolutions", "biases", "batch normalisations"))
+    served = what not in lacking[pooling_path]
+    line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {pooling_path} kernels are for float32 and bfloat16.\n"
     assert capfd.readouterr().err == (line if served else "")
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax import parallel
+from cnnjax import benchmark, kernels, layers, parallel
 from cnnjax.data import pipeline
 from cnnjax.errors import UserError
 from cnnjax.training.initial import initial_state
@@ -127,6 +128,34 @@ def test_fsdp_steps_gather_parameters_and_scatter_gradients(name):
     gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
     parts_bytes = 4 * sum(math.prod(shape) for shape in part)
     assert gradients <= moved["all-reduce"] - parts_bytes <= gradients + bytes_beside(exp)
+
+
+class Pooled(nn.Module):
+    """Layers for which GPUs have kernels of their own."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = layers.LocalResponseNorm()(nn.Conv(16, (3, 3))(x))
+        return nn.Dense(10)(layers.MaxPool((3, 3), (2, 2))(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize("layout", [{}, dict(fsdp=8), dict(compile_with="pmap")], ids=["jit", "fsdp", "pmap"])
+def test_the_kernels_of_gpus_are_divided_among_devices(layout):
+    def losses(path, **layout):
+        layout = parallel.layout(**layout)._replace(kernels=path)
+        step, state, batch = benchmark.training_of(Pooled(), (17, 16, 3), 16, layout)
+        compiled = parallel.compile_train_step(layout, step, state).lower(state, batch).compile()
+        found = []
+        for _ in range(3):
+            state, metrics = compiled(state, batch)
+            found.append(float(metrics["loss"]))
+        return found, compiled.as_text()
+
+    (expected, scattered), (found, program) = losses(kernels.XLA, devices=1), losses(kernels.GPU, **layout)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert " scatter(" in scattered and " scatter(" not in program  # as XLA has the gradient of a maximum
+    moved = [shape for _, arrays in layouts.collectives(program) for _, shape in arrays]
+    assert max(map(math.prod, moved)) == 3 * 3 * 3 * 16, "the larger of both layers' parameters, no activations"
 
 
 def test_what_each_device_holds_is_said_and_true(tmp_path):
