@@ -21,7 +21,7 @@ class MaxPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides = tuple(self.window), tuple(self.strides or self.window)
         pads = _padding(self, x, window, strides)
-        if kernels.current() != kernels.ONEDNN and window == strides and not any(map(any, pads)):
+        if window == strides and not any(map(any, pads)):
             return _max_of_blocks(x, window)
         return kernels.max_pool(x, window, strides, pads)
 
@@ -39,6 +39,9 @@ def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
 
     The gradient of reduce_window is a scatter, which on a CPU takes 10 times as long as all of this.
     """
+    dtype = x.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))  # a CPU computes narrow types operation by operation
     counts = [size // w for size, w in zip(x.shape[1:-1], window)]
     x = x[(slice(None), *(slice(n * w) for n, w in zip(counts, window)))]  # what fills no window is left out
     split = x.reshape(x.shape[0], *(part for pair in zip(counts, window) for part in pair), x.shape[-1])
@@ -48,7 +51,7 @@ def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     blocks = split.transpose(order).reshape(x.shape[0], *counts, -1, x.shape[-1])
     first = jnp.argmax(jax.lax.stop_gradient(blocks), axis=-2, keepdims=True)
     places = jax.lax.broadcasted_iota(first.dtype, blocks.shape, blocks.ndim - 2)
-    return jnp.where(places == first, blocks, jnp.zeros((), x.dtype)).sum(-2, dtype=x.dtype)
+    return jnp.where(places == first, blocks, jnp.zeros((), x.dtype)).sum(-2, dtype=x.dtype).astype(dtype)
 
 
 class AveragePool(nn.Module):
