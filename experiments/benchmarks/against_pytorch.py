@@ -87,7 +87,9 @@ class Ours:
         self.first_loss = lambda dtype: _first_loss(options, classes, jnp.dtype(dtype), variables, placed, layout)
         rows = layer_table(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32), train=False)
         self.layers, self.macs = [row.name for row in rows.rows if row.learnables], rows.macs
+        started = time.perf_counter()
         self.compiled = parallel.compile_train_step(layout, step, state).lower(state, placed).compile()
+        self.compile_seconds = time.perf_counter() - started
         self.state, self.placed = state, placed
 
     def save(self, file: str, classes: int) -> None:
@@ -162,11 +164,13 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
         for form, compiled in list(forms.items()):
             loss = pytorch.ask(do="make", **{"as": form, "with": given | dict(compiled=compiled)})["loss"]
             first_loss = check_same(name, precision, ours, pytorch, loss) if form == "eager" else first_loss
+            started = time.perf_counter()
             try:
                 pytorch.ask(do="run", **{"as": form}, steps=2)
             except RuntimeError as error:
                 print(f"  PyTorch {form}: {error}", file=sys.stderr)
                 del forms[form]
+            first_steps = time.perf_counter() - started  # of torch.compile: in these it compiles
     if not forms:
         raise Disagreement(f"{name} {precision}: PyTorch runs it neither eager nor compiled, as it says above.")
     one = statistics.median(ours.seconds(3))
@@ -198,6 +202,8 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
         },
         gflops=round(rate / 1e9, 1),
         mfu=round(rate / ceiling, 4),
+        cnnjax_compile_s=round(ours.compile_seconds, 1),
+        pytorch_compile_s=round(first_steps, 1) if "compile" in forms else "",
         first_loss=round(first_loss, 5),
         first_loss_pytorch=round(loss, 5),
         kernels=layout.kernels,

@@ -105,6 +105,9 @@ FUNCTIONS = {
     "rolled": lambda x: jnp.roll(x, 2, axis=1),
     "pixels to channels and back": lambda x: (x.reshape(1, -1, 3, 4) * 2).reshape(1, -1, 12).reshape(1, -1, 4),
     "folded": lambda x: x.reshape(1, -1, 3, 4).sum(2),
+    "folded by a function of pairs": lambda x: jax.lax.reduce(
+        (x.reshape(1, -1, 3, 4), x.reshape(1, -1, 3, 4) * 2), (0.0, 0.0), lambda a, b: (a[0] + b[1], a[1] + b[0]), (2,)
+    )[1],
     "interleaved": lambda x: x.reshape(1, 3, -1, 4).swapaxes(1, 2).reshape(1, -1, 4),
     "cumulative": lambda x: jnp.cumsum(x, axis=1),
     "cumulative from behind": lambda x: jax.lax.cummax(x, axis=1, reverse=True),

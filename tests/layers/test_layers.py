@@ -37,6 +37,26 @@ def test_max_pooling_equals_reduce_window_with_its_gradient(shape, window, value
     np.testing.assert_array_equal(jax.jvp(pool, (x,), (x,))[1], jax.jvp(reference, (x,), (x,))[1])
 
 
+@pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8))
+def test_max_pooling_keeps_its_type_to_the_bit(dtype):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 6, 4, 3)) * 257 % 250, dtype)
+    y = layers.MaxPool((3, 2)).apply({}, x)
+    assert y.dtype == dtype
+    expected = np.asarray(x.astype(jnp.float32)).reshape(2, 2, 3, 2, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(np.asarray(y.astype(jnp.float32)), expected)
+
+
+def test_max_pooling_hides_no_nan_and_has_higher_derivatives():
+    x = jnp.array([1.0, np.nan, np.nan, 2.0, 3.0, -1.0]).reshape(1, 6, 1)
+    pool = lambda x: layers.MaxPool((2,)).apply({}, x)
+    np.testing.assert_array_equal(pool(x)[0, :, 0], [np.nan, np.nan, 3])
+    gradient = jax.grad(lambda x: (pool(x) * jnp.array([2.0, 3.0, 4.0]).reshape(1, 3, 1)).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, 0], [0, 2, 3, 0, 4, 0])
+    x = jnp.array([1.0, 5.0, 3.0, 2.0]).reshape(1, 4, 1)
+    cubes = lambda x: (pool(x) ** 3).sum()  # second derivatives: 6 times the largest, of the largest alone
+    np.testing.assert_array_equal(np.diag(jax.hessian(cubes)(x).reshape(4, 4)), [0, 30, 18, 0])
+
+
 def test_max_pooling_of_infinities_and_overlap():
     x = jnp.array([-jnp.inf, 1.0, jnp.inf, -jnp.inf]).reshape(1, 4, 1)
     np.testing.assert_array_equal(apply(layers.MaxPool((2,)), x)[0, :, 0], [1, np.inf])

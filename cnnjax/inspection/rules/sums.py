@@ -15,6 +15,16 @@ def reduce(eqn, inputs, cut_gates):
     return [output(eqn, (intervals.reduced(i, eqn.params["axes"], inputs[0].shape) for i in inputs[0].sees))]
 
 
+@rule("reduce")
+def reduce_by_function(eqn, inputs, cut_gates):
+    """Of several arrays at once; the second half of the operands is what each begins with."""
+    operands = inputs[: len(eqn.outvars)]
+    rank = len(operands[0].shape)
+    whole = [intervals.union((seen_by(v, n) for v in operands), rank) for n in spatial_axes(operands)]
+    sees = [intervals.reduced(i, eqn.params["dimensions"], operands[0].shape) for i in whole]
+    return [output(eqn, sees, n) for n in range(len(eqn.outvars))]
+
+
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulative(eqn, inputs, cut_gates):
     """Each element sees all before it, and itself."""
