@@ -1,6 +1,7 @@
 """Pooling, as Modules without parameters, so that a table of layers shows them."""
 
 from collections.abc import Sequence
+from math import prod
 
 import flax.linen as nn
 import jax
@@ -49,7 +50,7 @@ def _max_of_blocks(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
     # [B, n1, w1, n2, w2, C] -> [B, n1, n2, w1, w2, C] -> [B, n1, n2, w1 * w2, C]
     dims = len(window)
     order = (0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1)
-    blocks = split.transpose(order).reshape(x.shape[0], *counts, -1, x.shape[-1])
+    blocks = split.transpose(order).reshape(x.shape[0], *counts, prod(window), x.shape[-1])
     return _first_largest(blocks)[0].astype(dtype)
 
 

@@ -46,6 +46,12 @@ def test_max_pooling_keeps_its_type_to_the_bit(dtype):
     np.testing.assert_array_equal(np.asarray(y.astype(jnp.float32)), expected)
 
 
+def test_max_pooling_of_no_pictures():
+    pool = lambda x: layers.MaxPool((2, 2)).apply({}, x)
+    assert pool(jnp.zeros((0, 4, 5, 3))).shape == (0, 2, 2, 3)
+    assert jax.grad(lambda x: pool(x).sum())(jnp.zeros((0, 4, 5, 3))).shape == (0, 4, 5, 3)
+
+
 def test_max_pooling_hides_no_nan_and_has_higher_derivatives():
     x = jnp.array([1.0, np.nan, np.nan, 2.0, 3.0, -1.0]).reshape(1, 6, 1)
     pool = lambda x: layers.MaxPool((2,)).apply({}, x)
