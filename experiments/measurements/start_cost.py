@@ -1,10 +1,11 @@
 """What oneDNN adds to a start: loading the library, joining it to XLA, and building the primitives of a training step.
 
-python experiments/measurements/start_cost.py experiments/results/start_cost.csv
+    python experiments/measurements/start_cost.py --table=FILE.csv
 
 Each network in a process of its own, five times; seconds, the median.
 """
 
+import argparse
 import csv
 import json
 import statistics
@@ -38,7 +39,7 @@ def one(name: str) -> dict:
     timed("load", library.load)
     link = timed("join", handler.bridge)
     key = link.key
-    link.key = lambda what, build: key(what, lambda: timed("primitives", build))
+    link.key = lambda what, build, *rest: key(what, lambda: timed("primitives", build), *rest)
     options, side, channels, classes, batch, _ = CPU_ROWS[name]
     layout = parallel.layout(1, kernels="onednn")
     model = benchmark.PerPixel(options.build(classes, jnp.dtype("float32")))
@@ -70,7 +71,10 @@ def main(table: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(one(sys.argv[2])))
-    else:
-        main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", help="FILE.csv")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if not asked.one and not asked.table:
+        parser.error("--table=FILE.csv is missing")
+    print(json.dumps(one(asked.one))) if asked.one else main(asked.table)

@@ -1,5 +1,6 @@
 """Which path is taken, and what is said where one cannot be; the bridge to oneDNN as processes see it."""
 
+import ast
 import importlib.metadata
 import os
 import platform
@@ -293,3 +294,11 @@ def test_resume_is_bitwise_on_the_same_path(path, tmp_path):
     for steps in (20, 40):
         train(tmp_path / "halves", path, *constant, f"--config.steps={steps}")
     assert losses(tmp_path / "halves") == losses(tmp_path / "straight")
+
+
+def test_the_cost_of_a_start_is_measured(onednn):
+    """Ten products and convolutions of LeNet-5 at least have primitives, whose building takes time."""
+    found = run("from experiments.measurements import start_cost; print(start_cost.one('lenet'))")
+    assert found.returncode == 0, found.stderr
+    seconds = ast.literal_eval(found.stdout.splitlines()[-1])
+    assert seconds["calls"] >= 10 and 0 < seconds["primitives"] < 5 and 0 < seconds["load"] < 5
