@@ -11,7 +11,7 @@ A state is laid out by the shapes of its arrays alone, so a checkpoint of one la
 Several processes share one mesh (`cnnjax.processes`): each reads the rows of a batch that its own devices hold
 (`local_rows`), and what all of them must know, every process has.
 
-A layout also says which kernels the step is traced with: on one CPU device faster ones than XLA's (`cnnjax.kernels`).
+A layout also says which kernels the step is traced with: on one CPU device and on GPUs faster ones than XLA's (`cnnjax.kernels`).
 """
 
 import contextlib

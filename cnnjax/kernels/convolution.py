@@ -38,7 +38,7 @@ def convolution(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, same arguments and values, on the path of `paths.using`.
 
-    Other paths than XLA's serve 1 to 3 spatial axes, channels last (`[B, *spatial, C]`, `[*window, I, O]`), float32 and
+    oneDNN's and the portable path serve 1 to 3 spatial axes, channels last (`[B, *spatial, C]`, `[*window, I, O]`), float32 and
     bfloat16; all else is XLA's.
     """
     exact = dict(

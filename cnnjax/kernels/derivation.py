@@ -67,7 +67,7 @@ def with_onednn(call: Callable, otherwise: Callable) -> Callable:
 
 
 def _one_by_one(primitive: Primitive, arrays, axes, **parameters):
-    """vmap: the batch's elements one after another, each with all cores."""
+    """vmap: the batch's elements one after another, each with all cores (or the whole GPU, which small ones do not fill)."""
     mapped = [None if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(arrays, axes)]
     fixed = [array if axis is None else None for array, axis in zip(arrays, axes)]
 

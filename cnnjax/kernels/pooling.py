@@ -1,4 +1,4 @@
-"""Max pooling that remembers which pixel of each window it took, so that its gradient is a scatter without a search."""
+"""Max pooling that remembers which pixel of each window it took: its gradient needs no search, and no scatter."""
 
 from collections.abc import Sequence
 from math import prod
@@ -66,7 +66,7 @@ def _spread(dy, place, *, shape, size, window: Window, path: str) -> jax.Array:
 
 
 def _spread_in_memory(dy, place, *, path: str, **parameters) -> jax.Array:
-    if path == paths.PORTABLE:  # a GPU would wait for the condition, and loses nothing without
+    if path != paths.GPU:  # a GPU would wait for the condition, and loses nothing without
         dy, place = in_memory(dy), in_memory(place)
     return _spread(dy, place, path=path, **parameters)
 

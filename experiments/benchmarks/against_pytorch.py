@@ -49,7 +49,11 @@ class PyTorch:
 
     def __init__(self, python: str):
         self.process = subprocess.Popen(
-            [python, str(HERE / "torch_side.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, str(HERE / "torch_side.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},  # that compiling be timed
         )
 
     @functools.cached_property
@@ -170,7 +174,7 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
             except RuntimeError as error:
                 print(f"  PyTorch {form}: {error}", file=sys.stderr)
                 del forms[form]
-            first_steps = time.perf_counter() - started  # of torch.compile: in these it compiles
+            first_steps = time.perf_counter() - started  # two of them; of torch.compile: in these it compiles
     if not forms:
         raise Disagreement(f"{name} {precision}: PyTorch runs it neither eager nor compiled, as it says above.")
     one = statistics.median(ours.seconds(3))
@@ -203,7 +207,8 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
         gflops=round(rate / 1e9, 1),
         mfu=round(rate / ceiling, 4),
         cnnjax_compile_s=round(ours.compile_seconds, 1),
-        pytorch_compile_s=round(first_steps, 1) if "compile" in forms else "",
+        pytorch_first_steps_s=round(first_steps, 1) if "compile" in forms else "",
+        rounds=rounds,
         first_loss=round(first_loss, 5),
         first_loss_pytorch=round(loss, 5),
         kernels=layout.kernels,

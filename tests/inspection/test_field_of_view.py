@@ -106,8 +106,17 @@ FUNCTIONS = {
     "pixels to channels and back": lambda x: (x.reshape(1, -1, 3, 4) * 2).reshape(1, -1, 12).reshape(1, -1, 4),
     "folded": lambda x: x.reshape(1, -1, 3, 4).sum(2),
     "folded by a function of pairs": lambda x: jax.lax.reduce(
-        (x.reshape(1, -1, 3, 4), x.reshape(1, -1, 3, 4) * 2), (0.0, 0.0), lambda a, b: (a[0] + b[1], a[1] + b[0]), (2,)
-    )[1],
+        (x.reshape(1, -1, 3, 4), jnp.roll(x, 2, 1).reshape(1, -1, 3, 4)),
+        (0.0, 0.0),
+        lambda a, b: (a[0] + a[1] + b[0] + b[1], a[1] + b[1]),
+        (2,),
+    )[0],
+    "folded from a pixel on": lambda x: jax.lax.reduce(
+        (x.reshape(1, -1, 3, 4) * 2,), (x[0, 5, 0],), lambda a, b: (a[0] + 2 * b[0],), (2,)
+    )[0],
+    "ones folded from a pixel on": lambda x: jax.lax.reduce(
+        (jnp.ones((1, 4, 3, 4)),), (x[0, 5, 0],), lambda a, b: (a[0] + 2 * b[0],), (2,)
+    )[0],
     "interleaved": lambda x: x.reshape(1, 3, -1, 4).swapaxes(1, 2).reshape(1, -1, 4),
     "cumulative": lambda x: jnp.cumsum(x, axis=1),
     "cumulative from behind": lambda x: jax.lax.cummax(x, axis=1, reverse=True),

@@ -37,13 +37,38 @@ def test_max_pooling_equals_reduce_window_with_its_gradient(shape, window, value
     np.testing.assert_array_equal(jax.jvp(pool, (x,), (x,))[1], jax.jvp(reference, (x,), (x,))[1])
 
 
-@pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8))
+@pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16, jnp.float8_e5m2, jnp.int32, jnp.int8, jnp.uint8, jnp.bool_))
 def test_max_pooling_keeps_its_type_to_the_bit(dtype):
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 250, (2, 6, 4, 3)) * 257 % 250, dtype)
+    signed = not jnp.issubdtype(dtype, jnp.unsignedinteger) and dtype != jnp.bool_
+    x = jnp.asarray(np.random.default_rng(0).integers(-120 if signed else 0, 0 if signed else 2, (2, 6, 4, 3)), dtype)
     y = layers.MaxPool((3, 2)).apply({}, x)
     assert y.dtype == dtype
     expected = np.asarray(x.astype(jnp.float32)).reshape(2, 2, 3, 2, 2, 3).max((2, 4))
     np.testing.assert_array_equal(np.asarray(y.astype(jnp.float32)), expected)
+
+
+def test_max_pooling_of_signed_zeros_takes_the_first_as_reduce_window():
+    x = jnp.array([0.0, -0.0, -0.0, 0.0]).reshape(1, 4, 1)
+    y = layers.MaxPool((2,)).apply({}, x)[0, :, 0]
+    np.testing.assert_array_equal(np.signbit(y), [False, True])
+
+
+def test_the_gradient_of_max_pooling_is_exported_for_any_batch():
+    from jax import export
+
+    gradient = jax.jit(jax.grad(lambda x: (layers.MaxPool((2,)).apply({}, x) ** 2).sum()))
+    any_batch = jax.ShapeDtypeStruct(export.symbolic_shape("b, 4, 1"), jnp.float32)
+    found = export.export(gradient)(any_batch).call(jnp.array([[1.0, 5.0, 3.0, 2.0]] * 3)[..., None])
+    np.testing.assert_array_equal(found[..., 0], [[0, 10, 6, 0]] * 3)
+
+
+def test_the_gradient_of_max_pooling_goes_through_shard_map():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+    gradient = jax.grad(lambda x: (layers.MaxPool((2,)).apply({}, x) ** 2).sum())
+    x = jnp.array([[1.0, 5.0, 3.0, 2.0]] * 8)[..., None]
+    found = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec))(x)
+    np.testing.assert_array_equal(found[..., 0], [[0, 10, 6, 0]] * 8)
 
 
 def test_max_pooling_of_no_pictures():

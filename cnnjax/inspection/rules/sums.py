@@ -18,11 +18,14 @@ def reduce(eqn, inputs, cut_gates):
 @rule("reduce")
 def reduce_by_function(eqn, inputs, cut_gates):
     """Of several arrays at once; the second half of the operands is what each begins with."""
-    operands = inputs[: len(eqn.outvars)]
-    rank = len(operands[0].shape)
-    whole = [intervals.union((seen_by(v, n) for v in operands), rank) for n in spatial_axes(operands)]
-    sees = [intervals.reduced(i, eqn.params["dimensions"], operands[0].shape) for i in whole]
-    return [output(eqn, sees, n) for n in range(len(eqn.outvars))]
+    count = len(eqn.outvars)
+    operands, starts, shape = inputs[:count], inputs[count:], inputs[0].shape
+    sees, rank = [], len(eqn.outvars[0].aval.shape)
+    for n in spatial_axes(inputs):
+        whole = intervals.union((seen_by(v, n) for v in operands), len(shape))
+        folded = whole if whole.empty else intervals.reduced(whole, eqn.params["dimensions"], shape)
+        sees.append(intervals.union((folded, *(seen_by(v, n) for v in starts)), rank))
+    return [output(eqn, sees, n) for n in range(count)]
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
