@@ -9,7 +9,6 @@ from cnnjax.config import Config
 from cnnjax.data import augmentation, open_dataset, open_scenes
 from cnnjax.errors import UserError
 
-
 LARGEST = 2**31 - 1  # along one axis
 
 

@@ -181,7 +181,9 @@ def place(layout: Layout, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         if isinstance(rows, jax.Array):  # of all, on the devices already
             return jax.device_put(rows, layout.split)
         with jax.transfer_guard("allow"):  # asked for in these words
-            return jax.make_array_from_process_local_data(layout.split, rows, (round(len(rows) * share), *rows.shape[1:]))
+            return jax.make_array_from_process_local_data(
+                layout.split, rows, (round(len(rows) * share), *rows.shape[1:])
+            )
 
     return jax.tree.map(placed, batch)
 

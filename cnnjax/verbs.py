@@ -270,7 +270,9 @@ def benchmark(arguments: list[str]) -> int:
         )
         print(f"kernels  {layout.kernels}: {layout.why_kernels}", flush=True)
     with parallel.memory_errors():
-        found = measuring.measure(module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or "")
+        found = measuring.measure(
+            module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or ""
+        )
     if flags["loader"]:
         found["loader_ratios"] = measuring.loader_ratios(experiment.build(config))
     print(json.dumps(what | found, indent=2) if flags["format"] == "json" else "\n".join(measuring.lines(found)))

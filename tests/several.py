@@ -32,7 +32,9 @@ def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dic
         command = [sys.executable, "run.py", "train", f"--workdir={workdir}", *flags, *several]
         command += (own or {}).get(index, ())
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment(devices, **(unlike or {}).get(index, {})), **pipes))
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment(devices, **(unlike or {}).get(index, {})), **pipes)
+        )
     return started
 
 

@@ -25,7 +25,9 @@ class Outer:
     on: bool = knob(False, "a switch")
 
 
-@pytest.mark.parametrize("name", ["", "inner", "inner.", ".", "inner.rat", "count.x", "a.b.c", "__class__.count", "inner.__class__.rate"])
+@pytest.mark.parametrize(
+    "name", ["", "inner", "inner.", ".", "inner.rat", "count.x", "a.b.c", "__class__.count", "inner.__class__.rate"]
+)
 def test_what_is_no_knob_is_not_assigned(name):
     with pytest.raises(UserError, match=f"There is no config.{name}[.]"):
         knobs.assign(Outer(), name, 1)

@@ -287,7 +287,9 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
     assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
     config = json.loads((tmp_path / "run/config.json").read_text())
-    assert config["data"]["masks"] == f"{tmp_path}/cells/truth" and config["data"]["legend"] == f"{tmp_path}/legend.json"
+    assert (
+        config["data"]["masks"] == f"{tmp_path}/cells/truth" and config["data"]["legend"] == f"{tmp_path}/legend.json"
+    )
     (tmp_path / "legend.json").unlink()
     monkeypatch.chdir(tmp_path / "run")
     evaluate = ("evaluate", "--workdir=.", "--format=json", "--split=all")

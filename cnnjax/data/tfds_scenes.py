@@ -33,7 +33,9 @@ def open_tfds_scenes(data: config.Data) -> Dataset:
     name, info = open_info(data)
     image_key, mask_key = _keys(name, info)
     colours = masks.names_colours(legend)
-    looks = {shard.path: _looks(shard, mask_key, colours) for split in info.splits for shard in shards_of(split, info.splits)}
+    looks = {
+        shard.path: _looks(shard, mask_key, colours) for split in info.splits for shard in shards_of(split, info.splits)
+    }
     everything = [look for found in looks.values() for look in found]
     code = masks.code_of(everything, data.mask_kind, legend or _names(info.features[mask_key]), data.ignore)
     if code.kind == "index" and legend is None and _names(info.features[mask_key]) is None:

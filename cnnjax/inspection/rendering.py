@@ -5,7 +5,6 @@ import io
 import json
 
 from cnnjax.inspection.field_of_view import FieldOfView
-
 from cnnjax.inspection.layer_table import Row, Table
 
 FORMATS = ("text", "json", "csv", "markdown")

@@ -28,7 +28,9 @@ def held(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{workdir} is in use by {holder(workdir)}. Wait for it, or give another --workdir.") from None
+            raise UserError(
+                f"{workdir} is in use by {holder(workdir)}. Wait for it, or give another --workdir."
+            ) from None
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk nobody reads who holds it
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -13,7 +13,6 @@ from cnnjax.experiment import Experiment
 from cnnjax.run_directory import checkpoint, lock, records
 from cnnjax.run_directory.records import DatasetRecord
 
-
 SEEN_SECONDS = 20.0  # in which a network's file system shows a host what another one has written
 
 
@@ -52,7 +51,9 @@ def taken(workdir: Path) -> Iterator[None]:
         end = time.monotonic() + SEEN_SECONDS
         while lock.holder(workdir) != holder:
             if time.monotonic() > end:
-                raise UserError(f"--workdir={workdir} is not the folder that process 0 has: give one that all hosts share.")
+                raise UserError(
+                    f"--workdir={workdir} is not the folder that process 0 has: give one that all hosts share."
+                )
             time.sleep(0.2)
         yield
 

@@ -150,7 +150,9 @@ def check_same(name: str, precision: str, ours: Ours, pytorch: PyTorch, loss: fl
     close = lambda tolerance: math.isclose(mine, theirs, rel_tol=tolerance)
     if at != "float32" and close(ROUNDING) and not close(AGREE):
         mine, theirs, at = ours.first_loss("float32"), pytorch.ask(do="loss", **{"as": "eager"})["loss"], "float32"
-        print(f"  {name}: first losses {first} here, {loss} in PyTorch; in float32 {mine} and {theirs}", file=sys.stderr)
+        print(
+            f"  {name}: first losses {first} here, {loss} in PyTorch; in float32 {mine} and {theirs}", file=sys.stderr
+        )
     if not close(AGREE):
         raise Disagreement(f"{name}: the first losses in {at} differ: {mine} here, {theirs} in PyTorch.")
     return first
@@ -167,7 +169,8 @@ def compare(name: str, row, precision: str, pytorch: PyTorch, layout, rounds: in
         forms = {"eager": False, "compile": True}
         for form, compiled in list(forms.items()):
             loss = pytorch.ask(do="make", **{"as": form, "with": given | dict(compiled=compiled)})["loss"]
-            first_loss = check_same(name, precision, ours, pytorch, loss) if form == "eager" else first_loss
+            if form == "eager":
+                first_loss = check_same(name, precision, ours, pytorch, loss)
             started = time.perf_counter()
             try:
                 pytorch.ask(do="run", **{"as": form}, steps=2)

@@ -78,7 +78,9 @@ def main(_) -> None:
     table = layer_table(module, jax.ShapeDtypeStruct((1, *shape), jnp.float32), train=False)
     work = work_of(table, BATCH.value)
     print(f"{MODEL.value}, {BATCH.value} pictures of {'x'.join(map(str, shape))} a device:")
-    print(f"  {work.flops / 1e12:.2f} TFLOP, {work.bytes / 1e9:.1f} GB moved, {work.gradient_bytes / 1e6:.1f} MB of gradients,")
+    print(
+        f"  {work.flops / 1e12:.2f} TFLOP, {work.bytes / 1e9:.1f} GB moved, {work.gradient_bytes / 1e6:.1f} MB of gradients,"
+    )
     print(f"  {work.small_reductions} reductions of statistics")
     print(f"  at the peak {work.flops / PEAK * 1e3:.1f} ms of arithmetic, {work.bytes / MEMORY * 1e3:.1f} ms of memory")
     rows, one = [], step_seconds(work, 1)["step"]
@@ -86,7 +88,9 @@ def main(_) -> None:
         parts = step_seconds(work, devices)
         ms = {f"{name}_ms": round(value * 1e3, 2) for name, value in parts.items()}
         rate = devices * BATCH.value / parts["step"]
-        rows.append(dict(devices=devices, **ms, images_per_second=round(rate), efficiency=round(one / parts["step"], 3)))
+        rows.append(
+            dict(devices=devices, **ms, images_per_second=round(rate), efficiency=round(one / parts["step"], 3))
+        )
         print("  " + "  ".join(f"{name} {value:,}" for name, value in rows[-1].items()))
     if TABLE.value:
         with open(TABLE.value, "w", newline="") as file:

@@ -37,7 +37,9 @@ def test_max_pooling_equals_reduce_window_with_its_gradient(shape, window, value
     np.testing.assert_array_equal(jax.jvp(pool, (x,), (x,))[1], jax.jvp(reference, (x,), (x,))[1])
 
 
-@pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16, jnp.float8_e5m2, jnp.int32, jnp.int8, jnp.uint8, jnp.bool_))
+@pytest.mark.parametrize(
+    "dtype", (jnp.bfloat16, jnp.float16, jnp.float8_e5m2, jnp.int32, jnp.int8, jnp.uint8, jnp.bool_)
+)
 def test_max_pooling_keeps_its_type_to_the_bit(dtype):
     signed = not jnp.issubdtype(dtype, jnp.unsignedinteger) and dtype != jnp.bool_
     x = jnp.asarray(np.random.default_rng(0).integers(-120 if signed else 0, 0 if signed else 2, (2, 6, 4, 3)), dtype)

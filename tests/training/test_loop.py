@@ -214,7 +214,9 @@ def test_a_file_in_the_way_of_the_run_directory(tmp_path):
         train(tmp_path / "file")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lamb", "lars"))])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "muon", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lamb", "lars"))]
+)
 def test_every_optimizer_trains_and_resumes(tmp_path, optimizer):
     rate = dict(adamw=0.01, lamb=0.02, lars=10.0, muon=0.01)[optimizer]
     changes = dict(optimizer__name=optimizer, optimizer__learning_rate=rate, optimizer__clip_norm=1.0)

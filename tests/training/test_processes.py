@@ -102,7 +102,9 @@ def test_one_killed_ends_all_and_both_started_again_end_with_the_same_bits(victi
     folder = runs / f"killed {victim}"
     started = start(folder, *FLAGS, f"--config.steps={STEPS}")
     end = time.monotonic() + 120
-    while not (folder / "checkpoints").is_dir() or not any(p.name.isdigit() for p in (folder / "checkpoints").iterdir()):
+    while not (folder / "checkpoints").is_dir() or not any(
+        p.name.isdigit() for p in (folder / "checkpoints").iterdir()
+    ):
         assert time.monotonic() < end and started[0].poll() is None, ended(started, 5)
         time.sleep(0.02)
     started[victim].kill()
