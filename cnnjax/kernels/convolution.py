@@ -39,7 +39,7 @@ def convolution(
     """`jax.lax.conv_general_dilated`, same arguments and values, on the path of `paths.using`.
 
     oneDNN's and the portable path serve 1 to 3 spatial axes, channels last (`[B, *spatial, C]`, `[*window, I, O]`), float32 and
-    bfloat16; all else is XLA's.
+    bfloat16; the path of GPUs serves of these the transposed ones (a dilated input); all else is XLA's.
     """
     exact = dict(
         lhs_dilation=lhs_dilation,
@@ -51,9 +51,11 @@ def convolution(
         preferred_element_type=preferred_element_type,
     )
     path, axes = paths.current(), lhs.ndim - 2
+    transposed = max(lhs_dilation or (1,)) > 1
     usual = (
-        paths.computes("convolutions", lhs.dtype)
-        and not (isinstance(padding, str) and max(lhs_dilation or (1,)) > 1)  # which lax refuses
+        paths.computes("transposed convolutions" if transposed else "convolutions", lhs.dtype)
+        and not (isinstance(padding, str) and transposed)  # which lax refuses
+        and not (path == paths.GPU and precision)  # a CPU's kernels are exact
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and 1 <= axes <= 3
@@ -71,9 +73,10 @@ def convolution(
     out = jax.eval_shape(lambda a, b: jax.lax.conv_general_dilated(a, b, strides, pads, **exact), lhs, rhs).shape
     if 0 in (*lhs.shape, *rhs.shape, *out):
         return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)
+    common = dict(path=path, precision=jax.config.jax_default_matmul_precision)  # of here, not of where it is lowered
     if set(spread) == {1} and min(map(min, pads)) >= 0:
         geometry = Geometry(lhs.shape, rhs.shape, out, Window(strides, pads, dilation), feature_group_count)
-        return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, path=path)
+        return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, **common)
     # A dilated input: the gradient of the convolution that goes the other way, whose strides are this one's dilation.
     before = [k - 1 - low for k, (low, _) in zip(extent, pads)]
     after = [k - 1 - high for k, (_, high) in zip(extent, pads)]
@@ -81,7 +84,7 @@ def convolution(
         turned = jnp.flip(rhs, range(axes)).swapaxes(-1, -2)
         window = Window(spread, tuple(zip(before, after)), dilation)
         geometry = Geometry(out, turned.shape, lhs.shape, window, 1)
-        return convolution_p.bind(lhs, turned, kind="input_gradient", geometry=geometry, path=path)
+        return convolution_p.bind(lhs, turned, kind="input_gradient", geometry=geometry, **common)
     return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)
 
 
@@ -137,15 +140,18 @@ def _is_channels_last(lhs_shape, rhs_shape, dimension_numbers) -> bool:
     return numbers == channels_last(len(lhs_shape) - 2)
 
 
-def _plain(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
-    return portable.xla_convolution(a, b, kind, geometry)
+def _plain(a, b, *, kind: str, geometry: Geometry, path: str, precision: str | None) -> jax.Array:
+    with jax.default_matmul_precision(precision):
+        return portable.xla_convolution(a, b, kind, geometry)
 
 
-def _portable(a, b, *, kind: str, geometry: Geometry, path: str) -> jax.Array:
-    return portable.convolution(a, b, kind, geometry)
+def _portable(a, b, *, kind: str, geometry: Geometry, path: str, precision: str | None) -> jax.Array:
+    form = portable.on_gpu if path == paths.GPU else portable.convolution
+    with jax.default_matmul_precision(precision):
+        return form(a, b, kind, geometry)
 
 
-def _onednn(a, b, *, kind: str, geometry: Geometry) -> jax.Array:
+def _onednn(a, b, *, kind: str, geometry: Geometry, precision: str | None) -> jax.Array:
     return calls.convolution(a, b, kind, *geometry)
 
 

@@ -46,7 +46,7 @@ def primitive(name: str, compute: Callable, plain: Callable, multiple_results: b
         return (anywhere if exported else here)(context, *arrays, **parameters)
 
     mlir.register_lowering(new, lower)
-    batching.primitive_batchers[new] = partial(_one_by_one, new)
+    batching.primitive_batchers[new] = partial(_batched, new, compute)
     return new
 
 
@@ -66,8 +66,11 @@ def with_onednn(call: Callable, otherwise: Callable) -> Callable:
     return compute
 
 
-def _one_by_one(primitive: Primitive, arrays, axes, **parameters):
-    """vmap: the batch's elements one after another, each with all cores (or the whole GPU, which small ones do not fill)."""
+def _batched(primitive: Primitive, compute: Callable, arrays, axes, **parameters):
+    """vmap: on a GPU of the JAX operations inside; elsewhere the elements one after another, each with all cores."""
+    if parameters["path"] == paths.GPU:
+        out = jax.vmap(partial(compute, **parameters), axes)(*arrays)
+        return out, ([0] * len(out) if primitive.multiple_results else 0)
     mapped = [None if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(arrays, axes)]
     fixed = [array if axis is None else None for array, axis in zip(arrays, axes)]
 

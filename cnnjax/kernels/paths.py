@@ -19,12 +19,21 @@ from cnnjax.kernels.onednn.library import Unavailable
 
 XLA, ONEDNN, PORTABLE, GPU = "xla", "onednn", "portable", "gpu"
 TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
-_IN_JAX = {"convolutions", "biases", "batch normalisations", "max poolings", "response normalisations"}
+_IN_JAX = {
+    "convolutions",
+    "transposed convolutions",
+    "biases",
+    "batch normalisations",
+    "max poolings",
+    "response normalisations",
+}
 SERVED = {  # what each path has kernels for; all else is XLA's
     XLA: set(),
     ONEDNN: _IN_JAX | {"products"},
     PORTABLE: _IN_JAX,
-    GPU: {"max poolings", "response normalisations"},  # measured to be faster; XLA scatters the gradient of a maximum
+    # Measured to be faster: XLA scatters the gradient of a maximum, and takes the weights' gradient of a transposed
+    # convolution, whose input is dilated, for no gradient that cuDNN knows.
+    GPU: {"transposed convolutions", "max poolings", "response normalisations"},
 }
 _path = jax.make_user_context(XLA)  # a part of the keys of JAX's caches of traces
 
@@ -69,7 +78,8 @@ def choose(wanted: str, devices: int, platform: str | None = None) -> tuple[str,
     if wanted == XLA:
         return XLA, "as asked for"
     if platform == "gpu" and wanted in ("auto", GPU):
-        return GPU, "as asked for" if wanted == GPU else "XLA's, but for max pooling and response normalisation"
+        others = "XLA's, but for transposed convolution, max pooling and response normalisation"
+        return GPU, others if wanted == "auto" else "as asked for"
     if wanted == GPU:
         return _unless_named(wanted, f"they are for a GPU, and this is a {platform}")
     if platform != "cpu":

@@ -31,6 +31,13 @@ def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Arra
     return jax.linear_transpose(lambda w: _forward(a, w, geometry), w)(b)[0]
 
 
+def on_gpu(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
+    """XLA's, each as a kind that cuDNN has; but side by side windows are laid out after one product."""
+    if kind == "input_gradient" and geometry.groups == 1 and _is_side_by_side(geometry):
+        return _input_gradient_by_places(a, b.swapaxes(-1, -2), geometry)
+    return xla_convolution(a, b, kind, geometry)
+
+
 def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw)."""
     groups, channels = geometry.groups, geometry.x[-1]
@@ -170,14 +177,19 @@ def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
     wide = turned.reshape(-1, outputs, inputs).swapaxes(0, 1).reshape(outputs, -1)
     parts = lax.dot(dy.reshape(-1, outputs), wide, preferred_element_type=jnp.float32)
     parts = lax.optimization_barrier(parts).reshape(*dy.shape[:-1], -1)
-    if g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}:
+    if _is_side_by_side(g):
         return _lay_side_by_side(parts, g).astype(dy.dtype)
     pieces = (parts[..., n : n + inputs] for n in range(0, parts.shape[-1], inputs))
     return spread(pieces, g.x, g.w[:-2], g.window).astype(dy.dtype)
 
 
+def _is_side_by_side(g) -> bool:
+    """Do the windows neither overlap nor leave gaps?"""
+    return g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}
+
+
 def _lay_side_by_side(parts: jax.Array, g) -> jax.Array:
-    """`spread` of windows that neither overlap nor leave gaps: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
+    """`spread` of windows side by side: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
     strides, axes = g.window.strides, len(g.window.strides)
     z = parts.reshape(*parts.shape[:-1], *strides, -1)
     z = z.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)

@@ -25,8 +25,8 @@ def path(request):
 
 
 @pytest.fixture(params=[*PATHS, GPU])
-def pooling_path(request):
-    """A path with kernels for max pooling and response normalisation."""
+def any_path(request):
+    """One of all: with kernels for max pooling, response normalisation and transposed convolution."""
     return request.param
 
 

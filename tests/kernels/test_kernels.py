@@ -147,12 +147,12 @@ def check_convolution(path, dtype, x_shape, w_shape, strides, pads, dilation, gr
 
 
 @pytest.mark.parametrize("pads", ([(1, -1), (2, 1), (0, 0)], [(-2, 0), (0, 0), (0, 3)]))
-def test_transposed_convolution_takes_pixels_away(path, pads):
+def test_transposed_convolution_takes_pixels_away(any_path, pads):
     rng = np.random.default_rng(0)
     x, w = (jnp.float32(rng.normal(size=shape)) for shape in ((2, 5, 4, 3, 3), (3, 2, 3, 3, 4)))
     expected, pull = jax.vjp(lambda x, w: jax.lax.conv_transpose(x, w, (2, 1, 3), pads), x, w)
     dy = jnp.float32(rng.normal(size=expected.shape))
-    y, gradients = traced(path, lambda x, w: kernels.conv_transpose(x, w, (2, 1, 3), pads))((x, w), dy)
+    y, gradients = traced(any_path, lambda x, w: kernels.conv_transpose(x, w, (2, 1, 3), pads))((x, w), dy)
     for found, reference in zip((y, *gradients), (expected, *pull(dy)), strict=True):
         assert found.shape == reference.shape
         np.testing.assert_allclose(found, reference, atol=1e-4)
@@ -167,7 +167,7 @@ def test_a_padding_that_is_none_is_refused_as_in_lax():
 @pytest.mark.parametrize("padding", ("SAME", "VALID", "pairs"))
 @pytest.mark.parametrize("size, strides, dilation", [((2, 2), (2, 2), 1), ((3, 3), (2, 2), 1), ((4, 3), (3, 1), 1),
                                                      ((3,), (2,), 2), ((2, 3, 2), (2, 1, 3), 1)])  # fmt: skip
-def test_transposed_convolution_spreads_its_input(path, size, strides, dilation, padding):
+def test_transposed_convolution_spreads_its_input(any_path, size, strides, dilation, padding):
     rng, axes = np.random.default_rng(0), len(size)
     x, w = rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), rng.normal(size=(*size, 3, 4))
     full = [(n - 1) * s + (k - 1) * dilation + 1 for n, s, k in zip(x.shape[1:-1], strides, size)]
@@ -178,7 +178,7 @@ def test_transposed_convolution_spreads_its_input(path, size, strides, dilation,
         y[(slice(None), *at)] += x @ w[place]
     padding = [(1, 2)] * axes if padding == "pairs" else padding
     expected = jax.lax.conv_transpose(*map(jnp.float32, (x, w)), strides, padding, rhs_dilation=(dilation,) * axes)
-    with kernels.using(path):
+    with kernels.using(any_path):
         found = jax.jit(lambda x, w: kernels.conv_transpose(x, w, strides, padding, rhs_dilation=(dilation,) * axes))(
             jnp.float32(x), jnp.float32(w)
         )
@@ -186,6 +186,55 @@ def test_transposed_convolution_spreads_its_input(path, size, strides, dilation,
     np.testing.assert_allclose(found, expected, atol=1e-4)
     if padding == "VALID" and all(k >= s for k, s in zip(size, strides)) and dilation == 1:
         close(found, y, jnp.float32)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "size, strides", [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((4, 3), (3, 1)), ((3,), (3,)), ((2, 3, 2), (2, 3, 2))]
+)
+def test_transposed_convolution_and_its_gradients(any_path, dtype, size, strides):
+    rng, axes = np.random.default_rng(0), len(size)
+    x, x64 = rounded(rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), dtype)
+    w, w64 = rounded(rng.normal(size=(*size, 3, 4)), dtype)
+    full = [(n - 1) * s + k for n, s, k in zip(x.shape[1:-1], strides, size)]
+    dy, dy64 = rounded(rng.normal(size=(2, *full, 4)), dtype)
+    y64, dx64, dw64 = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(w.shape)
+    for place in np.ndindex(*size):  # y[s * i + k - 1 - j] += x[i] w[j]
+        start = [k - 1 - j for k, j in zip(size, place)]
+        at = (slice(None), *(slice(d, d + (n - 1) * s + 1, s) for d, n, s in zip(start, x.shape[1:-1], strides)))
+        y64[at] += x64 @ w64[place]
+        dx64 += dy64[at] @ w64[place].T
+        dw64[place] = np.tensordot(x64, dy64[at], [range(axes + 1)] * 2)
+    y, (dx, dw) = traced(any_path, lambda x, w: kernels.conv_transpose(x, w, strides, "VALID"))((x, w), dy)
+    for found, reference in zip((y, dx, dw), (y64, dx64, dw64), strict=True):
+        assert found.shape == reference.shape
+        close(found, reference, dtype)
+
+
+def test_a_gpus_transposed_convolution_dilates_no_input():
+    """cuDNN has a form for each of its kernels: for none does the input have gaps, which would be filled with zeros."""
+
+    def dilated(path, precision=None):
+        transposed = lambda x, w: (kernels.conv_transpose(x, w, (2, 2), "SAME", precision=precision) ** 2).sum()
+        with kernels.using(path):
+            program = jax.jit(jax.grad(transposed, (0, 1))).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((2, 2, 3, 4)))
+        return program.as_text().count("lhs_dilate = [2, 2]")
+
+    assert dilated(kernels.XLA) > 0 and dilated(kernels.GPU) == 0
+    assert dilated(kernels.GPU, jax.lax.Precision.HIGHEST) > 0, "XLA's, which knows of precision"
+
+
+@pytest.mark.parametrize("strides", ((2, 2), (3, 3)))
+def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(strides):
+    """A step is traced under config.matmul_precision, and lowered outside of it."""
+
+    def loss(x, w):
+        with jax.default_matmul_precision("highest"), kernels.using(kernels.GPU):
+            return (kernels.conv_transpose(x, w, strides, "SAME") ** 2).sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((2, 2, 3, 4))).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+    assert len(products) == 3 and all("HIGHEST" in line and "DEFAULT" not in line for line in products)
 
 
 @BOTH
@@ -207,7 +256,7 @@ def test_dense_and_its_gradients(path, dtype, sizes, seed):
 @BOTH
 @few
 @given(data=st.data(), seed=st.integers(0, 2**16))
-def test_max_pool_and_its_gradient(pooling_path, dtype, data, seed):
+def test_max_pool_and_its_gradient(any_path, dtype, data, seed):
     axes = data.draw(st.integers(1, 3))
     window = tuple(data.draw(st.integers(1, 4)) for _ in range(axes))
     strides = tuple(data.draw(st.integers(1, 3)) for _ in range(axes))
@@ -219,36 +268,36 @@ def test_max_pool_and_its_gradient(pooling_path, dtype, data, seed):
     y64, _ = references.max_pool(x, None, window, strides, pads)
     dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
     y64, dx64 = references.max_pool(x, dy64, window, strides, pads)
-    y, (dx,) = traced(pooling_path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
+    y, (dx,) = traced(any_path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
     close(y, y64, dtype)
     close(dx, dx64, dtype)
 
 
-def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(pooling_path):
+def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(any_path):
     """After ReLU whole windows are zero."""
     x = jnp.zeros((1, 6, 6, 17))
     for window, strides in (((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 3), (1, 1))):
         pool = lambda x, w=window, s=strides: kernels.max_pool(x, w, s, ((0, 0), (0, 0)))
         expected = jax.grad(lambda x: pool(x).sum())(x)  # noqa: B023 (XLA's path: lax.reduce_window)
-        found = traced(pooling_path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
+        found = traced(any_path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
         np.testing.assert_array_equal(found, expected)
 
 
-def test_float64_stays_float64(pooling_path):
+def test_float64_stays_float64(any_path):
     """What oneDNN does not compute in is not rounded to what it does."""
     x, dy = np.random.default_rng(0).normal(size=(2, 1, 6, 6, 3))
     with jax.enable_x64(True):
         _, dx = references.max_pool(x, dy[:, ::2, ::2], (2, 2), (2, 2), [(0, 0)] * 2)
         pool = lambda x: kernels.max_pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
-        _, (found,) = traced(pooling_path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
+        _, (found,) = traced(any_path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
         np.testing.assert_array_equal(found, dx)
 
 
-def test_max_pool_hides_no_nan(pooling_path):
+def test_max_pool_hides_no_nan(any_path):
     x = np.zeros((1, 4, 4, 8), np.float32)
     x[0, 1, 1, 0] = np.nan
     x[0, :2, :2, 1] = -np.inf
-    with kernels.using(pooling_path):
+    with kernels.using(any_path):
         y = kernels.max_pool(jnp.asarray(x), (2, 2), (2, 2), ((0, 0), (0, 0)))
     assert np.isnan(y[0, 0, 0, 0]) and np.isnan(np.asarray(y)).sum() == 1
     assert y[0, 0, 0, 1] == -np.inf
@@ -258,7 +307,10 @@ def test_max_pool_hides_no_nan(pooling_path):
 def test_batch_norm_of_many_values(path, mean):
     """Where sums of one value after another would be 1e-5 off; dscale cannot be exacter than the mean is."""
     rng, shape = np.random.default_rng(0), (8, 128, 128, 16)
-    (x, x64), (dy, dy64) = rounded(rng.normal(mean, 1, shape), jnp.float32), rounded(rng.normal(size=shape), jnp.float32)
+    (x, x64), (dy, dy64) = (
+        rounded(rng.normal(mean, 1, shape), jnp.float32),
+        rounded(rng.normal(size=shape), jnp.float32),
+    )
     (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=16), jnp.float32) for _ in range(2))
     *expected, dscale64, dbias64 = references.batch_norm(x64, scale64, bias64, dy64, 1e-5)
     function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
@@ -298,14 +350,14 @@ def test_batch_norm_and_its_gradients(path, dtype, shape, seed):
 @BOTH
 @few
 @given(shape=pictures, kind=st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)]), seed=st.integers(0, 2**16))
-def test_response_norm_and_its_gradient(pooling_path, dtype, shape, kind, seed):
-    check_response_norm(pooling_path, dtype, shape, *kind, seed)
+def test_response_norm_and_its_gradient(any_path, dtype, shape, kind, seed):
+    check_response_norm(any_path, dtype, shape, *kind, seed)
 
 
 @BOTH
 @pytest.mark.parametrize("channels", (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96))
-def test_response_norm_of_many_channels(pooling_path, dtype, channels):
-    check_response_norm(pooling_path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
+def test_response_norm_of_many_channels(any_path, dtype, channels):
+    check_response_norm(any_path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
 
 
 def check_response_norm(path, dtype, shape, n, beta, seed):

@@ -56,7 +56,9 @@ def test_names_are_taken_at_their_word():
 
 @pytest.mark.parametrize("platform_name", ("cpu", "tpu"))
 def test_a_gpus_kernels_elsewhere_are_refused(platform_name):
-    with pytest.raises(UserError, match=f"kernels=gpu cannot work: .*this is a {platform_name}. Take --config.kernels=auto"):
+    with pytest.raises(
+        UserError, match=f"kernels=gpu cannot work: .*this is a {platform_name}. Take --config.kernels=auto"
+    ):
         kernels.choose("gpu", 1, platform_name)
 
 

@@ -90,8 +90,15 @@ TRANSFORMED = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMED)
-def test_transformations(pooling_path, arrays, name):
-    same(*per_path(pooling_path, TRANSFORMED[name], *arrays))
+def test_transformations(any_path, arrays, name):
+    same(*per_path(any_path, TRANSFORMED[name], *arrays))
+
+
+def test_vmap_on_a_gpu_is_no_loop(arrays):
+    params, x = arrays
+    with kernels.using(kernels.GPU):
+        many = jax.make_jaxpr(jax.grad(lambda s: jax.vmap(lambda s: network(params, x * s))(s).sum()))(jnp.ones(3))
+    assert "scan" not in str(many) and "scatter" not in str(many)
 
 
 def test_a_derivative_that_is_traced_later_keeps_its_path(path, arrays):
@@ -118,10 +125,10 @@ def test_outside_all_is_xla(arrays):
     assert "cnnjax" not in text and "conv_general_dilated" in text
 
 
-def test_exported_programs_are_xlas_on_every_path(pooling_path, arrays):
+def test_exported_programs_are_xlas_on_every_path(any_path, arrays):
     from jax import export
 
-    for chosen in (pooling_path, kernels.XLA):
+    for chosen in (any_path, kernels.XLA):
         with kernels.using(chosen):
             gradient = jax.jit(jax.grad(lambda p, x: network(p, x)))
             exported = export.export(gradient)(*arrays)
@@ -163,6 +170,7 @@ def test_threads_do_not_disturb_each_other(path):
 
 SAID = {
     "convolutions": lambda x: kernels.convolution(x, x[:1], (1, 1), "SAME", dimension_numbers=NUMBERS),
+    "transposed convolutions": lambda x: kernels.conv_transpose(x, x[:1], (2, 2), "SAME"),
     "biases": lambda x: kernels.add_bias(x, x[0, 0, 0]),
     "products": lambda x: kernels.dense(x, x[0, 0], (((3,), (0,)), ((), ()))),
     "max poolings": lambda x: kernels.max_pool(x, (2, 2), (1, 1), [(0, 0)] * 2),
@@ -173,16 +181,18 @@ SAID = {
 
 @pytest.mark.parametrize("dtype", (jnp.float16, jnp.float64, jnp.complex64))
 @pytest.mark.parametrize("what", SAID)
-def test_other_types_are_said_once(pooling_path, what, dtype, capfd):
+def test_other_types_are_said_once(any_path, what, dtype, capfd):
     kernels.paths.say_once.cache_clear()
     if what == "max poolings" and dtype == jnp.complex64:
         return  # which have no largest
-    with jax.enable_x64(True), kernels.using(pooling_path):
+    with jax.enable_x64(True), kernels.using(any_path):
         for _ in range(2):
             SAID[what](jnp.ones((3, 3, 3, 3), dtype))
-    lacking = dict(onednn=(), portable=("products",), gpu=("products", "convolutions", "biases", "batch normalisations"))
-    served = what not in lacking[pooling_path]
-    line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {pooling_path} kernels are for float32 and bfloat16.\n"
+    lacking = dict(
+        onednn=(), portable=("products",), gpu=("products", "convolutions", "biases", "batch normalisations")
+    )
+    served = what not in lacking[any_path]
+    line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {any_path} kernels are for float32 and bfloat16.\n"
     assert capfd.readouterr().err == (line if served else "")
 
 
