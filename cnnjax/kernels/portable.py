@@ -1,4 +1,4 @@
-"""Convolution in JAX operations that XLA compiles well for a CPU, where its own convolution is slow.
+"""Convolution in JAX operations that XLA compiles well, where its own are slow: on a CPU, and (`on_gpu`) transposed on a GPU.
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
 for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
