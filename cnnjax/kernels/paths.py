@@ -19,9 +19,10 @@ from cnnjax.kernels.onednn.library import Unavailable
 
 XLA, ONEDNN, PORTABLE, GPU = "xla", "onednn", "portable", "gpu"
 TYPES = (jnp.float32, jnp.bfloat16)  # that kernels compute in
-_IN_JAX = {
+_ALL = {
     "convolutions",
     "transposed convolutions",
+    "products",
     "biases",
     "batch normalisations",
     "max poolings",
@@ -29,8 +30,8 @@ _IN_JAX = {
 }
 SERVED = {  # what each path has kernels for; all else is XLA's
     XLA: set(),
-    ONEDNN: _IN_JAX | {"products"},
-    PORTABLE: _IN_JAX,
+    ONEDNN: _ALL,
+    PORTABLE: _ALL,
     # Measured to be faster: XLA scatters the gradient of a maximum, and takes the weights' gradient of a transposed
     # convolution, whose input is dilated, for no gradient that cuDNN knows.
     GPU: {"transposed convolutions", "max poolings", "response normalisations"},

@@ -241,7 +241,16 @@ def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(strid
 @few
 @given(sizes=st.tuples(*[st.integers(1, 40)] * 3), seed=st.integers(0, 2**16))
 def test_dense_and_its_gradients(path, dtype, sizes, seed):
-    rows, inner, columns = sizes
+    check_dense(path, dtype, *sizes, seed)
+
+
+@BOTH
+@pytest.mark.parametrize("rows, inner, columns", [(4, 512, 300), (700, 300, 256), (1, 70000, 1)])
+def test_dense_of_large_matrices(path, dtype, rows, inner, columns):
+    check_dense(path, dtype, rows, inner, columns, 0)
+
+
+def check_dense(path, dtype, rows, inner, columns, seed):
     rng = np.random.default_rng(seed)
     (a, a64), (b, b64) = (
         rounded(rng.normal(size=(rows, inner)), dtype),
