@@ -398,3 +398,11 @@ def check_bias(path, dtype, shape, seed):
     found, (_, dbias) = traced(path, kernels.add_bias)((y, bias), dy)
     close(found, y64 + bias64, dtype)
     close(dbias, dy64.reshape(-1, shape[-1]).sum(0), dtype)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 3), (3, 5), (8, 2, 4), (3, 3, 5, 7)])
+def test_square_sum_and_its_gradient(any_path, shape):
+    x, x64 = rounded(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    found, (gradient,) = traced(any_path, kernels.square_sum)((x,), jnp.ones(()))
+    close(found, (x64**2).sum(), jnp.float32)
+    close(gradient, 2 * x64, jnp.float32)
