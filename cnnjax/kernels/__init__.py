@@ -1,6 +1,7 @@
 """The products that a CNN spends its time on, by the code that is fastest where they run.
 
-`using(path)` says by which; what is traced outside it is plain XLA. Layers and the training step call these functions, nothing else does.
+`using(path)` says by which; what is traced outside it is plain XLA. Layers and the training step call these functions,
+nothing else does.
 """
 
 from cnnjax.kernels.bias import add_bias

@@ -11,7 +11,7 @@ from cnnjax.kernels.derivation import primitive
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """`[..., C] + [C]`."""
-    if not paths.computes("biases", y.dtype) or y.dtype != bias.dtype:
+    if not paths.computes("biases", y, bias) or y.dtype != bias.dtype:
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
     return y + spread_p.bind(bias, shape=y.shape)
 

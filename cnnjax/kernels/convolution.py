@@ -38,8 +38,9 @@ def convolution(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, same arguments and values, on the path of `paths.using`.
 
-    oneDNN's and the portable path serve 1 to 3 spatial axes, channels last (`[B, *spatial, C]`, `[*window, I, O]`), float32 and
-    bfloat16; the path of GPUs serves of these the transposed ones (a dilated input); all else is XLA's.
+    oneDNN's and the portable path serve 1 to 3 spatial axes, channels last (`[B, *spatial, C]`, `[*window, I, O]`), float32
+    and bfloat16; the path of GPUs serves of these the transposed ones (a dilated input, no strides, no groups, a window no
+    smaller than the dilation, no explicit precision); all else is XLA's.
     """
     exact = dict(
         lhs_dilation=lhs_dilation,
@@ -53,9 +54,9 @@ def convolution(
     path, axes = paths.current(), lhs.ndim - 2
     transposed = max(lhs_dilation or (1,)) > 1
     usual = (
-        paths.computes("transposed convolutions" if transposed else "convolutions", lhs.dtype)
+        paths.computes("transposed convolutions" if transposed else "convolutions", lhs, rhs)
         and not (isinstance(padding, str) and transposed)  # which lax refuses
-        and not (path == paths.GPU and precision)  # a CPU's kernels are exact
+        and not (path == paths.GPU and precision)  # they know the trace's alone; a CPU's are exact
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and 1 <= axes <= 3

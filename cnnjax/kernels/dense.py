@@ -18,7 +18,7 @@ def dense(lhs: jax.Array, rhs: jax.Array, dimension_numbers, precision=None, pre
     """
     (contracted, batch) = dimension_numbers
     usual = (
-        paths.computes("products", lhs.dtype)
+        paths.computes("products", lhs, rhs)
         and lhs.dtype == rhs.dtype
         and preferred_element_type in (None, lhs.dtype)
         and tuple(map(tuple, contracted)) == ((lhs.ndim - 1,), (0,))
@@ -39,7 +39,7 @@ def _plain(a, b, *, turned: tuple[bool, bool], path: str) -> jax.Array:
 
 
 def _portable(a, b, *, turned: tuple[bool, bool], path: str) -> jax.Array:
-    """XLA's; but not of a large matrix the other way round, which takes a CPU two to seven times as long: the small is turned."""
+    """XLA's; but where a large matrix would be turned, two to seven times as slow on a CPU, the small one is."""
     if turned == (False, True) and b.size >= LARGE and b.size > a.size:
         return lax.optimization_barrier(b @ lax.optimization_barrier(a.T)).T
     return _plain(a, b, turned=turned, path=path)

@@ -2,7 +2,8 @@
 
 A primitive keeps the path (XLA never is one here) among its parameters, so a derivative that is traced later takes the
 same. Being primitives with rules, kernels have derivatives of any order in both modes, and go through vmap, scan and
-remat, which `jax.custom_vjp` around the same calls would not all allow.
+remat, which `jax.custom_vjp` around the same calls would not all allow. On a GPU vmap dissolves a primitive into the JAX
+operations inside: what is differentiated or exported after it are those.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ def batch_norm(
     mean and var (biased) are taken over all axes but the last, in float32, as are scale and bias. None: the path of
     `paths.using` has no kernel for this, and the caller's own operations serve.
     """
-    if not paths.computes("batch normalisations", x.dtype) or x.ndim > 5 or 0 in x.shape:
+    if not paths.computes("batch normalisations", x, scale, bias) or x.ndim > 5 or 0 in x.shape:
         return None
     if scale.dtype != jnp.float32 or bias.dtype != jnp.float32:
         return None

@@ -27,6 +27,7 @@ _ALL = {
     "batch normalisations",
     "max poolings",
     "response normalisations",
+    "sums of squares",
 }
 SERVED = {  # what each path has kernels for; all else is XLA's
     XLA: set(),
@@ -57,9 +58,14 @@ def say_once(text: str) -> None:
     print(f"cnnjax: {text}.", file=sys.stderr)
 
 
-def computes(what: str, dtype) -> bool:
-    """Has the path that is traced kernels for `what` (of `SERVED`) in this type? Other types are said once."""
-    served = what in SERVED[current()]
+def computes(what: str, *arrays: jax.Array) -> bool:
+    """Has the path that is traced kernels for `what` (of `SERVED`) of arrays like these? Other types are said once.
+
+    Inside `jax.shard_map` it has none: the sums over devices that a gradient needs there are XLA's operations' to know.
+    """
+    if any(jax.typeof(array).manual_axis_type.varying for array in arrays):
+        return False
+    dtype, served = arrays[0].dtype, what in SERVED[current()]
     if served and dtype not in TYPES:
         say_once(f"{what} of {dtype} are XLA's: the {current()} kernels are for float32 and bfloat16")
     return served and dtype in TYPES

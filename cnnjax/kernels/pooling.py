@@ -29,7 +29,7 @@ def max_pool(
     if any(min(pad) < 0 for pad in pads):
         x, pads = cropped(x, pads, -jnp.inf)
     covered = all(max(pad) < k for pad, k in zip(pads, size))  # each window holds a pixel of the picture
-    usual = paths.computes("max poolings", x.dtype) and covered and 0 not in x.shape and len(size) <= 3
+    usual = paths.computes("max poolings", x) and covered and 0 not in x.shape and len(size) <= 3
     if not usual or prod(size) > LARGEST_WINDOW:
         window, steps = (1, *size, 1), (1, *strides, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, ((0, 0), *pads, (0, 0)))

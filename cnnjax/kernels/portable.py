@@ -1,4 +1,4 @@
-"""Convolution in JAX operations that XLA compiles well, where its own are slow: on a CPU, and (`on_gpu`) transposed on a GPU.
+"""Convolution in JAX operations that XLA compiles well, where its own are slow: on a CPU; of transposed ones, on a GPU.
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
 for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
@@ -32,7 +32,7 @@ def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Arra
 
 
 def on_gpu(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
-    """XLA's, each as a kind that cuDNN has; but side by side windows are laid out after one product."""
+    """XLA's, each gradient as one that cuDNN has; but of windows side by side the input's is one product, laid out."""
     if kind == "input_gradient" and geometry.groups == 1 and _is_side_by_side(geometry):
         return _input_gradient_by_places(a, b.swapaxes(-1, -2), geometry)
     return xla_convolution(a, b, kind, geometry)

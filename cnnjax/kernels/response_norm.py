@@ -17,7 +17,7 @@ from cnnjax.kernels.onednn.library import Unsupported
 
 def local_response_norm(x: jax.Array, *, n: int, k: float, alpha: float, beta: float) -> jax.Array | None:
     """y of `[B, *spatial, C]`, computed in float32. None: the path of `paths.using` has no kernel for this."""
-    if not paths.computes("response normalisations", x.dtype) or x.ndim > 5 or 0 in x.shape or n % 2 == 0:
+    if not paths.computes("response normalisations", x) or x.ndim > 5 or 0 in x.shape or n % 2 == 0:
         return None
     parameters = dict(n=n, k=float(k), alpha=float(alpha), beta=float(beta), path=paths.current())
     return response_p.bind(x, **parameters)[0]

@@ -1,4 +1,7 @@
-"""The sum of an array's squares: XLA's writes all squares to memory on a CPU, and takes two to four times as long."""
+"""The sum of an array's squares.
+
+As a product, or a sum, XLA writes all squares to memory on a CPU, and takes two to four times as long.
+"""
 
 import jax
 from jax import lax
@@ -10,7 +13,7 @@ TOGETHER = 8  # squares that are added up before anything is written
 
 def square_sum(x: jax.Array) -> jax.Array:
     """Any shape -> []: the sum of x * x."""
-    if paths.current() not in (paths.ONEDNN, paths.PORTABLE):  # several devices each keep to their part of x
+    if not paths.computes("sums of squares", x):  # and where x is divided among devices, each keeps to its part
         everything = tuple(range(x.ndim))
         return lax.dot_general(x, x, ((everything, everything), ((), ())), precision="highest")
     flat = x.reshape(-1)

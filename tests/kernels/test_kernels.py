@@ -212,7 +212,7 @@ def test_transposed_convolution_and_its_gradients(any_path, dtype, size, strides
 
 
 def test_a_gpus_transposed_convolution_dilates_no_input():
-    """cuDNN has a form for each of its kernels: for none does the input have gaps, which would be filled with zeros."""
+    """Of windows side by side: cuDNN would get the input with its gaps filled with zeros."""
 
     def dilated(path, precision=None):
         transposed = lambda x, w: (kernels.conv_transpose(x, w, (2, 2), "SAME", precision=precision) ** 2).sum()
@@ -224,15 +224,17 @@ def test_a_gpus_transposed_convolution_dilates_no_input():
     assert dilated(kernels.GPU, jax.lax.Precision.HIGHEST) > 0, "XLA's, which knows of precision"
 
 
-@pytest.mark.parametrize("strides", ((2, 2), (3, 3)))
-def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(strides):
+@pytest.mark.parametrize("side", (2, 3), ids=("side by side", "overlapping"))
+def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(side):
     """A step is traced under config.matmul_precision, and lowered outside of it."""
 
     def loss(x, w):
         with jax.default_matmul_precision("highest"), kernels.using(kernels.GPU):
-            return (kernels.conv_transpose(x, w, strides, "SAME") ** 2).sum()
+            return (kernels.conv_transpose(x, w, (2, 2), "SAME") ** 2).sum()
 
-    program = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((2, 2, 3, 4))).as_text()
+    arrays = jnp.ones((2, 8, 8, 3)), jnp.ones((side, side, 3, 4))
+    assert "cnnjax_convolution" in str(jax.make_jaxpr(loss)(*arrays))
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(*arrays).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
     assert len(products) == 3 and all("HIGHEST" in line and "DEFAULT" not in line for line in products)
 
@@ -400,7 +402,7 @@ def check_bias(path, dtype, shape, seed):
     close(dbias, dy64.reshape(-1, shape[-1]).sum(0), dtype)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 3), (3, 5), (8, 2, 4), (3, 3, 5, 7)])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 3), (3, 5), (8, 2, 4), (3, 3, 5, 7), (1001, 999)])
 def test_square_sum_and_its_gradient(any_path, shape):
     x, x64 = rounded(np.random.default_rng(0).normal(size=shape), jnp.float32)
     found, (gradient,) = traced(any_path, kernels.square_sum)((x,), jnp.ones(()))

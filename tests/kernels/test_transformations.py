@@ -175,6 +175,7 @@ SAID = {
     "products": lambda x: kernels.dense(x, x[0, 0], (((3,), (0,)), ((), ()))),
     "max poolings": lambda x: kernels.max_pool(x, (2, 2), (1, 1), [(0, 0)] * 2),
     "batch normalisations": lambda x: kernels.batch_norm(x, x[0, 0, 0], x[0, 0, 0], 1e-5),
+    "sums of squares": kernels.square_sum,
     "response normalisations": lambda x: kernels.local_response_norm(x, n=5, k=1.0, alpha=0.1, beta=0.75),
 }
 
@@ -188,7 +189,11 @@ def test_other_types_are_said_once(any_path, what, dtype, capfd):
     with jax.enable_x64(True), kernels.using(any_path):
         for _ in range(2):
             SAID[what](jnp.ones((3, 3, 3, 3), dtype))
-    lacking = ("products", "convolutions", "biases", "batch normalisations") if any_path == kernels.GPU else ()
+    lacking = (
+        ("products", "convolutions", "biases", "batch normalisations", "sums of squares")
+        if any_path == kernels.GPU
+        else ()
+    )
     served = what not in lacking
     line = f"cnnjax: {what} of {jnp.dtype(dtype)} are XLA's: the {any_path} kernels are for float32 and bfloat16.\n"
     assert capfd.readouterr().err == (line if served else "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cnnjax import layers
+from cnnjax import kernels, layers
 
 
 def apply(layer, x):
@@ -71,6 +71,25 @@ def test_the_gradient_of_max_pooling_goes_through_shard_map():
     x = jnp.array([[1.0, 5.0, 3.0, 2.0]] * 8)[..., None]
     found = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec))(x)
     np.testing.assert_array_equal(found[..., 0], [[0, 10, 6, 0]] * 8)
+
+
+@pytest.mark.parametrize("path", (kernels.GPU, kernels.PORTABLE))
+def test_gradients_inside_shard_map_are_summed_over_devices_on_every_path(path):
+    """Of weights that all devices share."""
+    spec = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    x, up, w = (jnp.float32(rng.normal(size=shape)) for shape in ((8, 4, 4, 3), (2, 2, 3, 5), (5, 6)))
+
+    def loss(weights, x):
+        y = kernels.max_pool(kernels.conv_transpose(x, weights[0], (2, 2), "SAME"), (3, 3), (2, 2), ((0, 0), (0, 0)))
+        return (kernels.dense(y, weights[1], (((3,), (0,)), ((), ()))) ** 2).sum()
+
+    divided = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec())
+    with kernels.using(path):
+        found = jax.jit(divided)((up, w), x)
+    for gradient, expected in zip(found, jax.grad(loss)((up, w), x), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_max_pooling_of_no_pictures():
