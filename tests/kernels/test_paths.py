@@ -290,7 +290,10 @@ def test_short_trainings_on_each_path_agree(path, tmp_path):
     assert abs(ours[-1] - xla[-1]) < 0.1 * xla[0]
 
 
-def test_resume_is_bitwise_on_the_same_path(path, tmp_path):
+@pytest.mark.parametrize("path", [kernels.ONEDNN, pytest.param(kernels.PORTABLE, marks=pytest.mark.slow)])
+def test_resume_is_bitwise_on_the_same_path(path, tmp_path, request):
+    if path == kernels.ONEDNN:
+        request.getfixturevalue("onednn")
     constant = (*SMALL[:2], "--config.schedule.name=constant")
     train(tmp_path / "straight", path, *constant, "--config.steps=40")
     for steps in (20, 40):
