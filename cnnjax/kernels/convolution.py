@@ -1,16 +1,21 @@
 """Convolution and its two gradients: three bilinear kernels, each the transpose of the others."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from cnnjax.kernels import paths, portable
+from cnnjax.kernels import paths, portable, winograd
 from cnnjax.kernels.derivation import primitive, with_onednn
+from cnnjax.kernels.groups import MOST_GROUPS, by_group, of_one
 from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.window import Window, dilated
+
+# From which on fewer products by transforms are faster than oneDNN's direct sum, for 1, 2 and 3 spatial axes.
+LEAST_CHANNELS = (512, 192, inf)
 
 
 class Geometry(NamedTuple):
@@ -153,6 +158,9 @@ def _portable(a, b, *, kind: str, geometry: Geometry, path: str, precision: str 
 
 
 def _onednn(a, b, *, kind: str, geometry: Geometry, precision: str | None) -> jax.Array:
+    float32 = calls.computes_in(a.dtype) == jnp.float32
+    if float32 and geometry.groups <= MOST_GROUPS and winograd.serves(kind, of_one(geometry), LEAST_CHANNELS):
+        return by_group(winograd.convolution, a, b, kind, geometry)
     return calls.convolution(a, b, kind, *geometry)
 
 

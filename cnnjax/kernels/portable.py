@@ -2,7 +2,8 @@
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
 for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
-product a place of the window), and for weight gradients (the array is turned by itself, not while it is computed).
+product a place of the window), and for weight gradients (the array is turned by itself, not while it is computed). Windows
+of three with many channels take fewer products than it does, by transforms.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
@@ -12,13 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.kernels import winograd
 from cnnjax.kernels.column_sum import column_sum
+from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.window import cropped, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
+# From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
+LEAST_CHANNELS = dict(forward=(256, 64, 16), input_gradient=(256, 64, 16), weight_gradient=(256, 96, 16))
 MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
-MOST_GROUPS = 8  # each of which is compiled by itself; of more one, in a loop that is as fast
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -42,7 +46,9 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw)."""
     groups, channels = geometry.groups, geometry.x[-1]
     if groups > 1:
-        return _depthwise(a, b, kind, geometry) if groups == channels else _split(a, b, kind, geometry)
+        return _depthwise(a, b, kind, geometry) if groups == channels else by_group(convolution, a, b, kind, geometry)
+    if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
+        return winograd.convolution(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
     form = dict(
         forward=_forward_by_product if pointwise else _forward_of_few if channels == 1 else _forward,
@@ -64,18 +70,6 @@ def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
         dimension_numbers=lax.ConvDimensionNumbers(last, (axes + 1, axes, *range(axes)), last),
         feature_group_count=g.groups,
     )
-
-
-def _split(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    """Each group by itself."""
-    divided = lambda shape: (*shape[:-1], shape[-1] // g.groups)
-    each = g._replace(x=divided(g.x), w=divided(g.w), y=divided(g.y), groups=1)
-    if g.groups > MOST_GROUPS:  # a loop, whose body alone is compiled
-        apart = [jnp.moveaxis(t.reshape(*t.shape[:-1], g.groups, -1), -2, 0) for t in (a, b)]
-        out = jnp.moveaxis(lax.map(lambda part: convolution(*part, kind, each), apart), 0, -2)
-        return out.reshape(*out.shape[:-2], -1)
-    parts = zip(*(jnp.split(array, g.groups, -1) for array in (a, b)))
-    return jnp.concatenate([convolution(*part, kind, each) for part in parts], -1)
 
 
 def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:

@@ -1,0 +1,138 @@
+"""Convolution by windows of three with fewer products: F(2, 3) along each axis, of Lavin and Gray (CVPR 2016, section 4).
+
+Two outputs along an axis take six products directly and four by a tile of four inputs: in 2-D 16 in place of 36. What
+remains to be summed over channels is one matrix product for each place in a tile. Sums are float32; the largest error
+is two to four times that of a direct sum, and what is not finite reaches all outputs of its tile.
+Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.kernels.in_memory import in_memory
+
+# Of inputs d, a kernel g and outputs y along one axis: y = OUTPUT ((KERNEL g) * (INPUT d)); the paper's A^T, G, B^T.
+INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+WINDOW, TILE, STEP = 3, 4, 2
+MOST_NUMBERS = 2**25  # in the tiles of as much of a batch as is computed at once
+LEAST_WORK = 2**30  # direct multiply-adds: of fewer, what it saves in 100 steps is less than it takes to compile
+LEAST_TILES = 128  # of fewer, the kernel's transform takes as long as it saves
+LEAST_FILLED = 0.75  # of the outputs of all tiles
+
+
+def serves(kind: str, geometry, least_channels: Sequence[int]) -> bool:
+    """Is it faster than the direct sum?
+
+    Args:
+      geometry: of one group.
+      least_channels: of input and output, from which on it is, for 1, 2 and 3 spatial axes.
+    """
+    window, axes = geometry.window, len(geometry.window.strides)
+    out = (geometry.x if kind == "input_gradient" else geometry.y)[:-1]
+    tiles = prod(-(-n // STEP) for n in out[1:])
+    return (
+        set(geometry.w[:-2]) == {WINDOW}
+        and set(window.strides) == set(window.dilation) == {1}
+        and min(geometry.w[-2:]) >= least_channels[axes - 1]
+        and prod(geometry.y) * prod(geometry.w[:-1]) >= LEAST_WORK
+        and out[0] * tiles >= LEAST_TILES
+        and prod(out[1:]) >= LEAST_FILLED * STEP**axes * tiles
+    )
+
+
+def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
+    """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw); in one group."""
+    pads = geometry.window.padding
+    if kind == "weight_gradient":
+        return _in_parts(lambda x, dy: _weight_gradient(x, dy, pads), (a, b), geometry).sum(0).astype(a.dtype)
+    w = b.astype(jnp.float32)
+    places = list(product(range(WINDOW), repeat=len(pads)))
+    if kind == "input_gradient":  # a convolution too, by the kernel turned round
+        w, places = in_memory(w.swapaxes(-1, -2)), places[::-1]
+        pads = [(WINDOW - 1 - low, WINDOW - 1 - high) for low, high in pads]
+    kernels = lax.optimization_barrier(_combined(KERNEL, [w[place] for place in places]))
+    out = _in_parts(lambda x: _forward(x, kernels, pads), (a,), geometry)
+    return out.reshape(-1, *out.shape[2:])
+
+
+def _in_parts(function: Callable, arrays: tuple[jax.Array, ...], geometry) -> jax.Array:
+    """The function of equal parts of the batch, one part after another: `[parts, ...]`."""
+    batch, tiles = geometry.x[0], STEP ** len(geometry.window.strides)
+    numbers = tiles * max(prod(geometry.x), prod(geometry.y))
+    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and (numbers // n <= MOST_NUMBERS or n == batch))
+    if parts == 1:
+        return function(*arrays)[None]
+    return lax.map(lambda part: function(*part), [t.reshape(parts, -1, *t.shape[1:]) for t in arrays])
+
+
+def _forward(x: jax.Array, kernels: list[jax.Array], pads: Sequence[tuple[int, int]]) -> jax.Array:
+    """`kernels` are transformed, one `[I, O]` for each place in a tile."""
+    out = [n + low + high - WINDOW + 1 for n, (low, high) in zip(x.shape[1:-1], pads)]
+    found = lax.optimization_barrier([tile @ kernel for tile, kernel in zip(_tiles(x, pads, out), kernels)])
+    shape = (x.shape[0], *(-(-n // STEP) for n in out), -1)
+    y = _interleaved(_combined(OUTPUT, [f.reshape(shape) for f in found]))
+    return y[(slice(None), *map(slice, out))].astype(x.dtype)
+
+
+def _weight_gradient(x: jax.Array, dy: jax.Array, pads: Sequence[tuple[int, int]]) -> jax.Array:
+    out = dy.shape[1:-1]
+    even = [-(-n // STEP) * STEP for n in out]
+    dy = jnp.pad(dy, [(0, 0), *((0, m - n) for m, n in zip(even, out)), (0, 0)])
+    corners = _places(dy, STEP, [m // STEP for m in even])
+    dy_tiles = lax.optimization_barrier([t.reshape(-1, dy.shape[-1]) for t in _combined(_turned(OUTPUT), corners)])
+    found = lax.optimization_barrier([tile.T @ of_dy for tile, of_dy in zip(_tiles(x, pads, out), dy_tiles)])
+    window = (WINDOW,) * len(out)
+    return jnp.stack(_combined(_turned(KERNEL), found)).reshape(*window, x.shape[-1], dy.shape[-1])
+
+
+def _tiles(x: jax.Array, pads: Sequence[tuple[int, int]], out: Sequence[int]) -> list[jax.Array]:
+    """For each place in a tile `[B * tiles, C]`, transformed and in memory."""
+    counts = [-(-n // STEP) for n in out]
+    high = [STEP * n + TILE - STEP - size - low for n, size, (low, _) in zip(counts, x.shape[1:-1], pads)]
+    gaps = [(0, 0, 0), *((low, h, 0) for (low, _), h in zip(pads, high)), (0, 0, 0)]
+    x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), gaps))
+    tiles = _combined(INPUT, _places(x, TILE, counts))
+    return lax.optimization_barrier([tile.reshape(-1, x.shape[-1]) for tile in tiles])
+
+
+def _places(x: jax.Array, size: int, counts: Sequence[int]) -> list[jax.Array]:
+    """What each place in a tile of a size lies on, row by row, in float32: `size**axes` of `[B, *counts, C]`."""
+    strides, found = (1, *(STEP for _ in counts), 1), []
+    for place in product(range(size), repeat=len(counts)):
+        limit = [start + STEP * (n - 1) + 1 for start, n in zip(place, counts)]
+        found.append(lax.slice(x, (0, *place, 0), (x.shape[0], *limit, x.shape[-1]), strides).astype(jnp.float32))
+    return found
+
+
+def _combined(matrix: Sequence[Sequence[float]], parts: list[jax.Array]) -> list[jax.Array]:
+    """The matrix along each axis of a tile: its Kronecker power times the list of what is at each place."""
+    if len(parts) == 1:
+        return parts
+    size = len(parts) // len(matrix[0])
+    within = [_combined(matrix, parts[i : i + size]) for i in range(0, len(parts), size)]
+    return [_weighted(row, across) for row in matrix for across in zip(*within)]
+
+
+def _weighted(weights: Sequence[float], parts: Sequence[jax.Array]) -> jax.Array:
+    """The sum, without a product where the weight is 1 or -1."""
+    terms = [part if weight == 1 else weight * part for weight, part in zip(weights, parts) if weight]
+    return sum(terms[1:], terms[0])
+
+
+def _turned(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    return list(zip(*matrix))
+
+
+def _interleaved(corners: list[jax.Array]) -> jax.Array:
+    """The transpose of `_places` of a size of `STEP`: `[B, *counts, C]` each -> `[B, *(STEP * counts), C]`."""
+    for axis in reversed(range(1, corners[0].ndim - 1)):
+        pairs = [jnp.stack(corners[i : i + STEP], axis + 1) for i in range(0, len(corners), STEP)]
+        corners = [p.reshape(*p.shape[:axis], -1, *p.shape[axis + 2 :]) for p in pairs]
+    return corners[0]

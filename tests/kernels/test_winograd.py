@@ -1,0 +1,123 @@
+"""Windows of three by fewer products: values and gradients against NumPy in float64, and where it is done."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnjax import kernels
+from cnnjax.kernels import winograd
+from cnnjax.kernels.convolution import Geometry
+from cnnjax.kernels.window import Window
+from tests.kernels import references
+from tests.kernels.test_kernels import BOTH, check_convolution, close, few, rounded
+
+
+def geometry_of(x, w, pads, groups=1, strides=None, dilation=None):
+    axes = len(pads)
+    strides, dilation = strides or (1,) * axes, dilation or (1,) * axes
+    out = [(n + sum(p) - (k - 1) * d - 1) // s + 1 for n, p, k, s, d in zip(x[1:], pads, w, strides, dilation)]
+    return Geometry(x, w, (x[0], *out, w[-1]), Window(strides, pads, dilation), groups)
+
+
+@st.composite
+def windows_of_three(draw):
+    """(x shape, w shape, pads), down to an output of one pixel."""
+    axes = draw(st.integers(1, 2))
+    pads = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(axes))
+    sizes = [max(1, 3 - sum(p)) + draw(st.integers(0, 6)) for p in pads]
+    inputs, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    return (draw(st.integers(1, 3)), *sizes, inputs), (*(3,) * axes, inputs, outputs), pads
+
+
+@BOTH
+@few
+@given(shape=windows_of_three(), seed=st.integers(0, 2**16))
+def test_the_three_convolutions(dtype, shape, seed):
+    check(dtype, *shape, seed)
+
+
+@BOTH
+def test_the_three_convolutions_in_3d(dtype):
+    check(dtype, (2, 4, 3, 5, 3), (3, 3, 3, 3, 2), ((1, 1), (0, 2), (3, 0)), 0)
+
+
+@pytest.mark.parametrize("parts", (2, 3, 6))
+def test_a_large_batch_is_computed_in_parts(monkeypatch, parts):
+    x, w, pads = (6, 5, 4, 3), (3, 3, 3, 2), ((1, 1), (1, 1))
+    monkeypatch.setattr(winograd, "MOST_NUMBERS", 4 * 6 * 5 * 4 * 3 // parts)
+    forward = lambda x, w: winograd.convolution(x, w, "forward", geometry_of(x.shape, w.shape, pads))
+    assert f"length={parts}" in str(jax.make_jaxpr(forward)(jnp.ones(x), jnp.ones(w)))
+    check(jnp.float32, x, w, pads, 0)
+
+
+def check(dtype, x_shape, w_shape, pads, seed):
+    rng, geometry = np.random.default_rng(seed), geometry_of(x_shape, w_shape, pads)
+    x, x64 = rounded(rng.normal(size=x_shape), dtype)
+    w, w64 = rounded(rng.normal(size=w_shape), dtype)
+    dy, dy64 = rounded(rng.normal(size=geometry.y), dtype)
+    ones = (1,) * len(pads)
+    expected = references.convolution(x64, w64, dy64, ones, pads, ones, 1)
+    pairs = dict(forward=(x, w), input_gradient=(dy, w), weight_gradient=(x, dy))
+    for (kind, pair), reference in zip(pairs.items(), expected, strict=True):
+        of_kind = jax.jit(lambda a, b, kind=kind: winograd.convolution(a, b, kind, geometry))
+        found = of_kind.lower(*pair).compile(dict(xla_backend_optimization_level=0))(*pair)  # compiled sooner
+        assert found.shape == reference.shape
+        close(found, reference, dtype)
+
+
+MANY = {  # (x, w, groups): of so many channels that every path takes it
+    "1-D": ((16, 86, 512), (3, 512, 512), 1),
+    "2-D": ((20, 13, 13, 192), (3, 3, 192, 200), 1),
+    "groups": ((20, 13, 13, 384), (3, 3, 192, 384), 2),
+}
+
+
+@pytest.mark.parametrize("x, w, groups", MANY.values(), ids=MANY)
+def test_of_many_channels_it_is_what_a_path_computes(path, x, w, groups):
+    pads = ((1, 1),) * (len(x) - 2)
+    ones = (1,) * len(pads)
+    numbers = kernels.channels_last(len(pads))
+    convolution = lambda x, w: kernels.convolution(
+        x, w, ones, pads, dimension_numbers=numbers, feature_group_count=groups
+    )
+
+    def all_three(x, w):
+        with kernels.using(path):
+            y, pull = jax.vjp(convolution, x, w)
+            return y, pull(y)
+
+    structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, w)]
+    operations = jax.jit(all_three).lower(*structs).as_text()
+    assert "stablehlo.convolution" not in operations and "custom_call" not in operations.replace("Sharding", "")
+    assert operations.count("stablehlo.dot_general") >= 4 ** len(pads)
+    check_convolution(path, jnp.float32, x, w, ones, pads, ones, groups, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(strides=(2, 2)),
+        dict(dilation=(2, 2)),
+        dict(w=(3, 2, 256, 256)),
+        dict(x=(32, 32, 32, 63), w=(3, 3, 63, 256)),
+        dict(x=(128, 32, 32, 256), w=(3, 3, 256, 63)),
+        dict(x=(1, 16, 16, 1024), w=(3, 3, 1024, 1024)),  # 64 tiles
+        dict(x=(128, 5, 5, 256)),  # 36 outputs of tiles for 25
+        dict(x=(7, 16, 16, 256)),  # less work
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_it_serves_what_it_is_faster_for(change):
+    usual = dict(x=(8, 16, 16, 256), w=(3, 3, 256, 256), pads=((1, 1), (1, 1)))
+    assert winograd.serves("forward", geometry_of(**usual), (1000, 64, 16))
+    assert not winograd.serves("forward", geometry_of(**usual | change), (1000, 64, 16))
+    assert not winograd.serves("forward", geometry_of(**usual), (1, 257, 1))
+
+
+def test_the_gradient_of_the_input_fills_tiles_of_the_input():
+    geometry = geometry_of((128, 7, 7, 256), (3, 3, 256, 256), ((0, 0), (0, 0)))  # 7 x 7 from 5 x 5
+    serves = lambda kind: winograd.serves(kind, geometry, (1, 1, 1))
+    assert [serves(kind) for kind in ("forward", "input_gradient", "weight_gradient")] == [False, True, False]
