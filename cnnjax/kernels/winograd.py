@@ -2,7 +2,8 @@
 
 Two outputs along an axis take six products directly and four by a tile of four inputs: in 2-D 16 in place of 36. What
 remains to be summed over channels is one matrix product for each place in a tile. Sums are float32; the largest error
-is two to four times that of a direct sum, and what is not finite reaches all outputs of its tile.
+is two to four times that of a direct sum, and what is not finite reaches all outputs of its tile, which therefore all
+depend on all its inputs: the field of view is measured on XLA's own operations.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
@@ -22,7 +23,7 @@ KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
 WINDOW, TILE, STEP = 3, 4, 2
 MOST_NUMBERS = 2**25  # in the tiles of as much of a batch as is computed at once
-LEAST_WORK = 2**30  # direct multiply-adds: of fewer, what it saves in 100 steps is less than it takes to compile
+LEAST_WORK = 2**29  # direct multiply-adds: of fewer, what it saves in 100 steps is less than it takes to compile
 LEAST_TILES = 128  # of fewer, the kernel's transform takes as long as it saves
 LEAST_FILLED = 0.75  # of the outputs of all tiles
 
@@ -57,7 +58,7 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     if kind == "input_gradient":  # a convolution too, by the kernel turned round
         w, places = in_memory(w.swapaxes(-1, -2)), places[::-1]
         pads = [(WINDOW - 1 - low, WINDOW - 1 - high) for low, high in pads]
-    kernels = lax.optimization_barrier(_combined(KERNEL, [w[place] for place in places]))
+    kernels = lax.optimization_barrier(_transformed(KERNEL, [w[place] for place in places]))
     out = _in_parts(lambda x: _forward(x, kernels, pads), (a,), geometry)
     return out.reshape(-1, *out.shape[2:])
 
@@ -73,11 +74,12 @@ def _in_parts(function: Callable, arrays: tuple[jax.Array, ...], geometry) -> ja
 
 
 def _forward(x: jax.Array, kernels: list[jax.Array], pads: Sequence[tuple[int, int]]) -> jax.Array:
-    """`kernels` are transformed, one `[I, O]` for each place in a tile."""
+    """`kernels` are transformed: for each place in a tile along all axes but the last `[TILE, I, O]`."""
     out = [n + low + high - WINDOW + 1 for n, (low, high) in zip(x.shape[1:-1], pads)]
-    found = lax.optimization_barrier([tile @ kernel for tile, kernel in zip(_tiles(x, pads, out), kernels)])
-    shape = (x.shape[0], *(-(-n // STEP) for n in out), -1)
-    y = _interleaved(_combined(OUTPUT, [f.reshape(shape) for f in found]))
+    counts = [-(-n // STEP) for n in out]
+    found = [_products(tile, kernel, (2, 1)) for tile, kernel in zip(_tiles(x, pads, out), kernels)]
+    found = [one.reshape(x.shape[0], *counts, -1) for four in lax.optimization_barrier(found) for one in four]
+    y = _interleaved(_transformed(OUTPUT, found, axis=len(out) + 1))
     return y[(slice(None), *map(slice, out))].astype(x.dtype)
 
 
@@ -85,21 +87,28 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, pads: Sequence[tuple[int, int]
     out = dy.shape[1:-1]
     even = [-(-n // STEP) * STEP for n in out]
     dy = jnp.pad(dy, [(0, 0), *((0, m - n) for m, n in zip(even, out)), (0, 0)])
-    corners = _places(dy, STEP, [m // STEP for m in even])
-    dy_tiles = lax.optimization_barrier([t.reshape(-1, dy.shape[-1]) for t in _combined(_turned(OUTPUT), corners)])
-    found = lax.optimization_barrier([tile.T @ of_dy for tile, of_dy in zip(_tiles(x, pads, out), dy_tiles)])
-    window = (WINDOW,) * len(out)
-    return jnp.stack(_combined(_turned(KERNEL), found)).reshape(*window, x.shape[-1], dy.shape[-1])
+    dy_tiles = _transformed(_turned(OUTPUT), _places(dy, STEP, [m // STEP for m in even]))
+    dy_tiles = lax.optimization_barrier([t.reshape(TILE, -1, dy.shape[-1]) for t in dy_tiles])
+    found = [_products(tile, of_dy, (1, 1)) for tile, of_dy in zip(_tiles(x, pads, out), dy_tiles)]
+    found = lax.optimization_barrier(found)
+    dw = _transformed(_turned(KERNEL), [one for four in found for one in four])
+    return jnp.concatenate(dw).reshape(*(WINDOW,) * len(out), x.shape[-1], dy.shape[-1])
+
+
+def _products(a: jax.Array, b: jax.Array, summed: tuple[int, int]) -> jax.Array:
+    """Of each of several matrices with another, over an axis of each."""
+    over = ((summed[:1], summed[1:]), ((0,), (0,)))
+    return lax.dot_general(a, b, over, precision=lax.Precision.HIGHEST)
 
 
 def _tiles(x: jax.Array, pads: Sequence[tuple[int, int]], out: Sequence[int]) -> list[jax.Array]:
-    """For each place in a tile `[B * tiles, C]`, transformed and in memory."""
+    """Of all tiles, transformed: for each place along all axes but the last `[TILE, B * tiles, C]`."""
     counts = [-(-n // STEP) for n in out]
     high = [STEP * n + TILE - STEP - size - low for n, size, (low, _) in zip(counts, x.shape[1:-1], pads)]
     gaps = [(0, 0, 0), *((low, h, 0) for (low, _), h in zip(pads, high)), (0, 0, 0)]
     x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), gaps))
-    tiles = _combined(INPUT, _places(x, TILE, counts))
-    return lax.optimization_barrier([tile.reshape(-1, x.shape[-1]) for tile in tiles])
+    tiles = _transformed(INPUT, _places(x, TILE, counts))
+    return lax.optimization_barrier([tile.reshape(TILE, -1, x.shape[-1]) for tile in tiles])
 
 
 def _places(x: jax.Array, size: int, counts: Sequence[int]) -> list[jax.Array]:
@@ -111,17 +120,30 @@ def _places(x: jax.Array, size: int, counts: Sequence[int]) -> list[jax.Array]:
     return found
 
 
-def _combined(matrix: Sequence[Sequence[float]], parts: list[jax.Array]) -> list[jax.Array]:
-    """The matrix along each axis of a tile: its Kronecker power times the list of what is at each place."""
+def _transformed(matrix: Sequence[Sequence[float]], parts: list[jax.Array], axis: int = 0) -> list[jax.Array]:
+    """The matrix along each axis of a tile, of which `parts` has what is at each place, row by row.
+
+    What differs in the place along the last axis is one array with a new `axis` for it: one loop to compile, at the price
+    of products by zero. The places along the others are a list.
+    """
+    size = len(matrix[0])
+    sums = [_summed(matrix, parts[start::size]) for start in range(size)]
+    shape = [len(matrix) if i == axis else 1 for i in range(parts[0].ndim + 1)]
+    columns = [jnp.float32(column).reshape(shape) for column in _turned(matrix)]
+    return [sum(w * jnp.expand_dims(part, axis) for w, part in zip(columns, along)) for along in zip(*sums)]
+
+
+def _summed(matrix: Sequence[Sequence[float]], parts: list[jax.Array]) -> list[jax.Array]:
+    """The matrix along each axis: its Kronecker power times the list of what is at each place."""
     if len(parts) == 1:
         return parts
     size = len(parts) // len(matrix[0])
-    within = [_combined(matrix, parts[i : i + size]) for i in range(0, len(parts), size)]
+    within = [_summed(matrix, parts[i : i + size]) for i in range(0, len(parts), size)]
     return [_weighted(row, across) for row in matrix for across in zip(*within)]
 
 
 def _weighted(weights: Sequence[float], parts: Sequence[jax.Array]) -> jax.Array:
-    """The sum, without a product where the weight is 1 or -1."""
+    """The sum, without a product where the weight is 0 or 1."""
     terms = [part if weight == 1 else weight * part for weight, part in zip(weights, parts) if weight]
     return sum(terms[1:], terms[0])
 
@@ -131,8 +153,10 @@ def _turned(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
 
 
 def _interleaved(corners: list[jax.Array]) -> jax.Array:
-    """The transpose of `_places` of a size of `STEP`: `[B, *counts, C]` each -> `[B, *(STEP * counts), C]`."""
-    for axis in reversed(range(1, corners[0].ndim - 1)):
-        pairs = [jnp.stack(corners[i : i + STEP], axis + 1) for i in range(0, len(corners), STEP)]
-        corners = [p.reshape(*p.shape[:axis], -1, *p.shape[axis + 2 :]) for p in pairs]
+    """For each corner of a tile but along the last axis `[B, *counts, STEP, C]` -> `[B, *(STEP * counts), C]`."""
+    merged = lambda y, axis: y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+    corners = [merged(corner, corner.ndim - 3) for corner in corners]
+    for axis in reversed(range(1, corners[0].ndim - 2)):
+        pairs = [corners[i : i + STEP] for i in range(0, len(corners), STEP)]
+        corners = [merged(jnp.stack(pair, axis + 1), axis) for pair in pairs]
     return corners[0]

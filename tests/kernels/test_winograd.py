@@ -91,8 +91,8 @@ def test_of_many_channels_it_is_what_a_path_computes(path, x, w, groups):
 
     structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, w)]
     operations = jax.jit(all_three).lower(*structs).as_text()
-    assert "stablehlo.convolution" not in operations and "custom_call" not in operations.replace("Sharding", "")
-    assert operations.count("stablehlo.dot_general") >= 4 ** len(pads)
+    assert "stablehlo.convolution" not in operations and "custom_call" not in operations
+    assert operations.count("stablehlo.dot_general") == 3 * groups * 4 ** (len(pads) - 1)
     check_convolution(path, jnp.float32, x, w, ones, pads, ones, groups, 0)
 
 
@@ -106,7 +106,7 @@ def test_of_many_channels_it_is_what_a_path_computes(path, x, w, groups):
         dict(x=(128, 32, 32, 256), w=(3, 3, 256, 63)),
         dict(x=(1, 16, 16, 1024), w=(3, 3, 1024, 1024)),  # 64 tiles
         dict(x=(128, 5, 5, 256)),  # 36 outputs of tiles for 25
-        dict(x=(7, 16, 16, 256)),  # less work
+        dict(x=(3, 16, 16, 256)),  # less work
     ],
     ids=lambda change: "-".join(change),
 )
