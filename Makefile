@@ -19,7 +19,7 @@ train: $(INSTALLED)
 # The suite on 8 virtual devices, and the kernels, which serve one device, on one.
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest --ignore=tests/kernels
-	CNNJAX_TEST_DEVICES=1 $(VENV)/bin/python -m pytest tests/kernels
+	CNNJAX_TEST_DEVICES=1 $(VENV)/bin/python -m pytest --dist=worksteal tests/kernels
 
 # The stamp is written last: a set-up that was cut off is taken up again.
 $(INSTALLED): $(REQUIREMENTS)

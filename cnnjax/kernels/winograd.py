@@ -7,7 +7,7 @@ depend on all its inputs: the field of view is measured on XLA's own operations.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 
@@ -22,55 +22,60 @@ INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
 WINDOW, TILE, STEP = 3, 4, 2
-MOST_NUMBERS = 2**25  # in the tiles of as much of a batch as is computed at once
+MOST_NUMBERS = 2**25  # in the transformed input or output of what is computed at once; as many again hold the products
 LEAST_WORK = 2**29  # direct multiply-adds: of fewer, what it saves in 100 steps is less than it takes to compile
-LEAST_TILES = 128  # of fewer, the kernel's transform takes as long as it saves
+LEAST_TILES = 128  # computed at once: of fewer, the kernel's transform takes as long as it saves
 LEAST_FILLED = 0.75  # of the outputs of all tiles
 
 
-def serves(kind: str, geometry, least_channels: Sequence[int]) -> bool:
-    """Is it faster than the direct sum?
+def serves(kind: str, geometry, least_channels: Sequence[float]) -> bool:
+    """Is it faster than the direct sum, and in bounded memory?
 
     Args:
       geometry: of one group.
       least_channels: of input and output, from which on it is, for 1, 2 and 3 spatial axes.
     """
     window, axes = geometry.window, len(geometry.window.strides)
-    out = (geometry.x if kind == "input_gradient" else geometry.y)[:-1]
-    tiles = prod(-(-n // STEP) for n in out[1:])
+    out = (geometry.x if kind == "input_gradient" else geometry.y)[1:-1]
     return (
         set(geometry.w[:-2]) == {WINDOW}
         and set(window.strides) == set(window.dilation) == {1}
         and min(geometry.w[-2:]) >= least_channels[axes - 1]
         and prod(geometry.y) * prod(geometry.w[:-1]) >= LEAST_WORK
-        and out[0] * tiles >= LEAST_TILES
-        and prod(out[1:]) >= LEAST_FILLED * STEP**axes * tiles
+        and prod(out) >= LEAST_FILLED * prod(STEP * -(-n // STEP) for n in out)
+        and _parts(kind, geometry) is not None
     )
 
 
 def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw); in one group."""
-    pads = geometry.window.padding
+    pads, parts = geometry.window.padding, _parts(kind, geometry) or 1
+    split = lambda array: array.reshape(parts, -1, *array.shape[1:])
     if kind == "weight_gradient":
-        return _in_parts(lambda x, dy: _weight_gradient(x, dy, pads), (a, b), geometry).sum(0).astype(a.dtype)
+        add = lambda dw, pair: (dw + _weight_gradient(*pair, pads), None)
+        if parts == 1:
+            return _weight_gradient(a, b, pads).astype(a.dtype)
+        return lax.scan(add, jnp.zeros(geometry.w, jnp.float32), (split(a), split(b)))[0].astype(a.dtype)
     w = b.astype(jnp.float32)
     places = list(product(range(WINDOW), repeat=len(pads)))
     if kind == "input_gradient":  # a convolution too, by the kernel turned round
         w, places = in_memory(w.swapaxes(-1, -2)), places[::-1]
         pads = [(WINDOW - 1 - low, WINDOW - 1 - high) for low, high in pads]
     kernels = lax.optimization_barrier(_transformed(KERNEL, [w[place] for place in places]))
-    out = _in_parts(lambda x: _forward(x, kernels, pads), (a,), geometry)
+    if parts == 1:
+        return _forward(a, kernels, pads)
+    out = lax.map(lambda part: _forward(part, kernels, pads), split(a))
     return out.reshape(-1, *out.shape[2:])
 
 
-def _in_parts(function: Callable, arrays: tuple[jax.Array, ...], geometry) -> jax.Array:
-    """The function of equal parts of the batch, one part after another: `[parts, ...]`."""
-    batch, tiles = geometry.x[0], STEP ** len(geometry.window.strides)
-    numbers = tiles * max(prod(geometry.x), prod(geometry.y))
-    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and (numbers // n <= MOST_NUMBERS or n == batch))
-    if parts == 1:
-        return function(*arrays)[None]
-    return lax.map(lambda part: function(*part), [t.reshape(parts, -1, *t.shape[1:]) for t in arrays])
+def _parts(kind: str, geometry) -> int | None:
+    """In how many equal parts, one after another, a batch has to be computed; None if they would be too small."""
+    batch = geometry.x[0]
+    out = (geometry.x if kind == "input_gradient" else geometry.y)[1:-1]
+    tiles = batch * prod(-(-n // STEP) for n in out)
+    numbers = tiles * TILE ** len(out) * max(geometry.w[-2:])
+    found = (n for n in range(1, batch + 1) if batch % n == 0 and numbers <= n * MOST_NUMBERS)
+    return next((n for n in found if tiles >= n * LEAST_TILES), None)
 
 
 def _forward(x: jax.Array, kernels: list[jax.Array], pads: Sequence[tuple[int, int]]) -> jax.Array:
@@ -123,8 +128,8 @@ def _places(x: jax.Array, size: int, counts: Sequence[int]) -> list[jax.Array]:
 def _transformed(matrix: Sequence[Sequence[float]], parts: list[jax.Array], axis: int = 0) -> list[jax.Array]:
     """The matrix along each axis of a tile, of which `parts` has what is at each place, row by row.
 
-    What differs in the place along the last axis is one array with a new `axis` for it: one loop to compile, at the price
-    of products by zero. The places along the others are a list.
+    The list that it gives has an array for each place along all axes but the last; the places along the last one are an axis
+    of that array, `axis`: one loop to compile in place of several, at the price of products by zero.
     """
     size = len(matrix[0])
     sums = [_summed(matrix, parts[start::size]) for start in range(size)]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cnnjax import kernels
 from cnnjax.kernels import winograd
 from cnnjax.kernels.convolution import Geometry
+from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.window import Window
 from tests.kernels import references
 from tests.kernels.test_kernels import BOTH, check_convolution, close, few, rounded
@@ -44,13 +45,31 @@ def test_the_three_convolutions_in_3d(dtype):
     check(dtype, (2, 4, 3, 5, 3), (3, 3, 3, 3, 2), ((1, 1), (0, 2), (3, 0)), 0)
 
 
+@BOTH
 @pytest.mark.parametrize("parts", (2, 3, 6))
-def test_a_large_batch_is_computed_in_parts(monkeypatch, parts):
+def test_a_large_batch_is_computed_in_parts(monkeypatch, parts, dtype):
     x, w, pads = (6, 5, 4, 3), (3, 3, 3, 2), ((1, 1), (1, 1))
-    monkeypatch.setattr(winograd, "MOST_NUMBERS", 4 * 6 * 5 * 4 * 3 // parts)
-    forward = lambda x, w: winograd.convolution(x, w, "forward", geometry_of(x.shape, w.shape, pads))
-    assert f"length={parts}" in str(jax.make_jaxpr(forward)(jnp.ones(x), jnp.ones(w)))
-    check(jnp.float32, x, w, pads, 0)
+    monkeypatch.setattr(winograd, "MOST_NUMBERS", 6 * (3 * 2) * 16 * 3 // parts)
+    monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+    geometry = geometry_of(x, w, pads)
+    for kind, shapes in dict(forward=(x, w), weight_gradient=(x, geometry.y)).items():
+        program = jax.make_jaxpr(lambda a, b, kind=kind: winograd.convolution(a, b, kind, geometry))
+        assert f"length={parts}" in str(program(*map(jnp.ones, shapes)))
+    check(dtype, x, w, pads, 0)
+
+
+@pytest.mark.parametrize("batch, parts", [(256, 1), (257, 1), (271, None), (514, 2), (1024, 4), (1031, None)])
+def test_parts_are_equal_and_not_too_small(batch, parts):
+    geometry = geometry_of((batch, 14, 14, 128), (3, 3, 128, 160), ((1, 1), (1, 1)))  # 125,440 numbers an example
+    assert winograd._parts("forward", geometry) == parts
+
+
+@pytest.mark.parametrize("x", [(1, 1024, 1024, 64), (1, 128, 128, 128, 32), (337, 7, 7, 512)])
+def test_what_would_not_fit_in_parts_is_not_served(x):
+    axes = len(x) - 2
+    geometry = geometry_of(x, (*(3,) * axes, x[-1], x[-1]), ((1, 1),) * axes)
+    assert not winograd.serves("forward", geometry, (1, 1, 1))
+    assert not winograd.serves("weight_gradient", geometry, (1, 1, 1))
 
 
 def check(dtype, x_shape, w_shape, pads, seed):
@@ -121,3 +140,30 @@ def test_the_gradient_of_the_input_fills_tiles_of_the_input():
     geometry = geometry_of((128, 7, 7, 256), (3, 3, 256, 256), ((0, 0), (0, 0)))  # 7 x 7 from 5 x 5
     serves = lambda kind: winograd.serves(kind, geometry, (1, 1, 1))
     assert [serves(kind) for kind in ("forward", "input_gradient", "weight_gradient")] == [False, True, False]
+
+
+def program_of(path, dtype, x, w, groups=1):
+    numbers, axes = kernels.channels_last(len(x) - 2), len(x) - 2
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape in (x, w)]
+    call = lambda x, w: kernels.convolution(
+        x, w, (1,) * axes, "SAME", dimension_numbers=numbers, feature_group_count=groups
+    )
+    with kernels.using(path):
+        return jax.jit(call).lower(*structs).as_text()
+
+
+def test_what_onednn_keeps(onednn):
+    """Native bfloat16, many groups, three axes and fewer channels."""
+    in_float32 = calls.computes_in(jnp.bfloat16) == jnp.float32
+    many, volume = ((20, 13, 13, 256), (3, 3, 256, 256)), ((4, 8, 8, 8, 256), (3, 3, 3, 256, 256))
+    by_transforms = lambda *arguments: "stablehlo.dot_general" in program_of(onednn, *arguments)
+    assert by_transforms(jnp.float32, *many)
+    assert by_transforms(jnp.bfloat16, *many) == in_float32
+    assert not by_transforms(jnp.float32, (20, 13, 13, 9 * 192), (3, 3, 192, 9 * 192), 9)
+    assert not by_transforms(jnp.float32, *volume)
+    assert not by_transforms(jnp.float32, (64, 13, 13, 128), (3, 3, 128, 256))
+
+
+def test_portable_takes_volumes_of_few_channels():
+    of = lambda channels: program_of(kernels.PORTABLE, jnp.float32, (8, 16, 32, 32, channels), (3, 3, 3, channels, 64))
+    assert "stablehlo.convolution" not in of(24) and "stablehlo.convolution" in of(12)
