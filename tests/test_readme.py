@@ -58,7 +58,7 @@ def test_make_does_what_it_says(folder, command):
     else:  # the suite on 8 virtual devices, the kernels on one
         last = [
             ".venv/bin/python -m pytest --ignore=tests/kernels",
-            "CNNJAX_TEST_DEVICES=1 .venv/bin/python -m pytest tests/kernels",
+            "CNNJAX_TEST_DEVICES=1 .venv/bin/python -m pytest --dist=worksteal tests/kernels",
         ]
     assert planned.splitlines()[-len(last) :] == last
     assert "pip install" in planned and "requirements.txt" in planned
