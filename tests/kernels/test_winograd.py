@@ -58,6 +58,19 @@ def test_a_large_batch_is_computed_in_parts(monkeypatch, parts, dtype):
     check(dtype, x, w, pads, 0)
 
 
+def test_the_parts_of_a_weight_gradient_are_rounded_once(monkeypatch):
+    x, w, pads = (6, 5, 4, 3), (3, 3, 3, 2), ((1, 1), (1, 1))
+    monkeypatch.setattr(winograd, "MOST_NUMBERS", 6 * (3 * 2) * 16 * 3 // 6)
+    monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+    rng, geometry = np.random.default_rng(0), geometry_of(x, w, pads)
+    x, x64 = rounded(rng.normal(size=x), jnp.bfloat16)
+    dy, dy64 = rounded(rng.normal(size=geometry.y), jnp.bfloat16)
+    exact = references.convolution(x64, np.zeros(w), dy64, (1, 1), pads, (1, 1), 1)[2]
+    found = winograd.convolution(x, dy, "weight_gradient", geometry)
+    half_a_unit = 2.0**-8 * np.abs(exact)  # of bfloat16's last place, at most
+    assert (np.abs(np.asarray(found, np.float64) - exact) <= half_a_unit + 1e-5 * np.abs(exact).max()).all()
+
+
 @pytest.mark.parametrize("batch, parts", [(256, 1), (257, 1), (271, None), (514, 2), (1024, 4), (1031, None)])
 def test_parts_are_equal_and_not_too_small(batch, parts):
     geometry = geometry_of((batch, 14, 14, 128), (3, 3, 128, 160), ((1, 1), (1, 1)))  # 125,440 numbers an example
