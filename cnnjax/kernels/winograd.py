@@ -2,7 +2,7 @@
 
 Two outputs along an axis take six products directly and four by a tile of four inputs: in 2-D 16 in place of 36. What
 remains to be summed over channels is one matrix product for each place in a tile. Sums are float32; the largest error
-is two to four times that of a direct sum, and what is not finite reaches all outputs of its tile, which therefore all
+is one to two times that of a direct sum, and what is not finite reaches all outputs of its tile, which therefore all
 depend on all its inputs: the field of view is measured on XLA's own operations.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.kernels.in_memory import in_memory
+from cnnjax.kernels.window import Window, taps
 
 # Of inputs d, a kernel g and outputs y along one axis: y = OUTPUT ((KERNEL g) * (INPUT d)); the paper's A^T, G, B^T.
 INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -118,11 +119,10 @@ def _tiles(x: jax.Array, pads: Sequence[tuple[int, int]], out: Sequence[int]) ->
 
 def _places(x: jax.Array, size: int, counts: Sequence[int]) -> list[jax.Array]:
     """What each place in a tile of a size lies on, row by row, in float32: `size**axes` of `[B, *counts, C]`."""
-    strides, found = (1, *(STEP for _ in counts), 1), []
-    for place in product(range(size), repeat=len(counts)):
-        limit = [start + STEP * (n - 1) + 1 for start, n in zip(place, counts)]
-        found.append(lax.slice(x, (0, *place, 0), (x.shape[0], *limit, x.shape[-1]), strides).astype(jnp.float32))
-    return found
+    axes = len(counts)
+    window = Window(strides=(STEP,) * axes, padding=((0, 0),) * axes, dilation=(1,) * axes)
+    found = taps(x, (size,) * axes, window, (x.shape[0], *counts, x.shape[-1]))
+    return [tap.astype(jnp.float32) for tap in found]
 
 
 def _transformed(matrix: Sequence[Sequence[float]], parts: list[jax.Array], axis: int = 0) -> list[jax.Array]:
