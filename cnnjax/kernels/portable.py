@@ -22,7 +22,9 @@ from cnnjax.kernels.window import cropped, spread, taps
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 # From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
 LEAST_CHANNELS = dict(forward=(256, 64, 16), input_gradient=(256, 64, 16), weight_gradient=(256, 96, 16))
-MOST_PLACES = 32  # in a window, each of which is a term of one fused sum
+MOST_TERMS = 32  # of one fused sum: places in a window, times the inputs where these are summed too
+MOST_OUTPUTS = 256  # up to which such a sum beats XLA's convolution
+NARROW = 16  # so few outputs that the weights' gradient is faster with inputs and outputs exchanged
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -44,14 +46,15 @@ def on_gpu(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
 
 def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw)."""
-    groups, channels = geometry.groups, geometry.x[-1]
+    groups, channels, places = geometry.groups, geometry.x[-1], prod(geometry.w[:-2])
     if groups > 1:
         return _depthwise(a, b, kind, geometry) if groups == channels else by_group(convolution, a, b, kind, geometry)
     if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
         return winograd.convolution(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
+    few = channels * places <= MOST_TERMS and geometry.w[-1] <= MOST_OUTPUTS
     form = dict(
-        forward=_forward_by_product if pointwise else _forward_of_few if channels == 1 else _forward,
+        forward=_forward_by_product if pointwise else _forward_of_few if few else _forward,
         input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
         weight_gradient=_weight_gradient_by_product if pointwise else _weight_gradient,
     )[kind]
@@ -82,7 +85,7 @@ def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
 
 
 def _by_places(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    if prod(g.w[:-2]) > MOST_PLACES:
+    if prod(g.w[:-2]) > MOST_TERMS:
         return _row_by_row(a, b, kind, g)
     if kind == "forward":
         return sum(tap * kernel for tap, kernel in zip(taps(a, g.w[:-2], g.window, g.y), _per_place(b)))
@@ -125,7 +128,7 @@ def _row_by_row(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
 
 
 def _per_place(w: jax.Array) -> jax.Array:
-    """`[*window, 1, C]` -> for each place in the window `[1, ..., 1, C]`."""
+    """`[*window, I, O]` -> for each place in the window and each input `[1, ..., 1, O]`."""
     return w.reshape(-1, *(1,) * (w.ndim - 1), w.shape[-1])
 
 
@@ -135,11 +138,10 @@ def _forward_by_product(x: jax.Array, w: jax.Array, g) -> jax.Array:
 
 
 def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
-    """One input: a sum over the places of the window."""
-    if prod(g.w[:-2]) > MOST_PLACES:
-        return _forward(x, w, g)
+    """Few inputs: a sum over them and the places of the window."""
     exact = [tap.astype(jnp.float32) for tap in taps(x, g.w[:-2], g.window, g.y)]
-    y = sum(tap * kernel for tap, kernel in zip(exact, _per_place(w.astype(jnp.float32))))
+    terms = (tap[..., i : i + 1] for tap in exact for i in range(g.w[-2]))
+    y = sum(term * kernel for term, kernel in zip(terms, _per_place(w.astype(jnp.float32))))
     return in_memory(y.astype(x.dtype), w)
 
 
@@ -152,7 +154,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     axes, window = dy.ndim - 2, g.window
     kernel, strides = g.w[:-2], window.strides
     turned = w.swapaxes(-1, -2)
-    if set(strides) != {1} or (g.w[-2] <= FEW_CHANNELS and prod(kernel) <= MOST_PLACES):
+    if set(strides) != {1} or (g.w[-2] <= FEW_CHANNELS and prod(kernel) <= MOST_TERMS):
         return _input_gradient_by_places(dy, turned, g)
     pads = tuple(
         ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
@@ -205,6 +207,8 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     Turning what is in memory is fast; a loop that turns and computes at once is ten times slower.
     """
     axes, window = x.ndim - 2, g.window
+    if g.w[-1] <= NARROW and g.w[-1] < g.w[-2] and set(window.strides) == {1}:
+        return _weight_gradient_exchanged(x, dy, g)
     x = lax.optimization_barrier(in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
     dy = lax.optimization_barrier(in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))
     pads = tuple(
@@ -216,3 +220,15 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     x, pads = cropped(x, pads)
     other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
     return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)
+
+
+def _weight_gradient_exchanged(x: jax.Array, dy: jax.Array, g) -> jax.Array:
+    """As seen from `x`: the windows are taken of `dy`, which is narrower, and what comes out is turned.
+
+    What x[q] meets is dy[p], q = p + k * dilation - low; with k counted from the other end, q and p change places.
+    """
+    kernel, window = g.w[:-2], g.window
+    reach = [(k - 1) * d for k, d in zip(kernel, window.dilation)]
+    pads = tuple((n - low, n - high) for n, (low, high) in zip(reach, window.padding))
+    other = g._replace(x=g.y, w=(*kernel, g.w[-1], g.w[-2]), y=g.x, window=window._replace(padding=pads))
+    return jnp.flip(_weight_gradient(dy, x, other), range(len(kernel))).swapaxes(-1, -2)
