@@ -23,8 +23,8 @@ FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 # From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
 LEAST_CHANNELS = dict(forward=(256, 64, 16), input_gradient=(256, 64, 16), weight_gradient=(256, 96, 16))
 MOST_TERMS = 32  # of one fused sum: places in a window, times the inputs where these are summed too
-MOST_OUTPUTS = 256  # up to which such a sum beats XLA's convolution
-NARROW = 16  # so few outputs that the weights' gradient is faster with inputs and outputs exchanged
+MOST_PRODUCTS = 2048  # of such a sum for each position, from which on XLA's convolution is as fast
+NARROW = 16  # so few outputs that, of twice as many inputs, the weights' gradient is faster with both exchanged
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -52,7 +52,7 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
         return winograd.convolution(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
-    few = channels * places <= MOST_TERMS and geometry.w[-1] <= MOST_OUTPUTS
+    few = channels * places <= MOST_TERMS and prod(geometry.w) <= MOST_PRODUCTS
     form = dict(
         forward=_forward_by_product if pointwise else _forward_of_few if few else _forward,
         input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
@@ -207,7 +207,7 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     Turning what is in memory is fast; a loop that turns and computes at once is ten times slower.
     """
     axes, window = x.ndim - 2, g.window
-    if g.w[-1] <= NARROW and g.w[-1] < g.w[-2] and set(window.strides) == {1}:
+    if g.w[-1] <= min(NARROW, g.w[-2] // 2) and set(window.strides) == {1}:
         return _weight_gradient_exchanged(x, dy, g)
     x = lax.optimization_barrier(in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
     dy = lax.optimization_barrier(in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))
@@ -223,7 +223,7 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
 
 
 def _weight_gradient_exchanged(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    """As seen from `x`: the windows are taken of `dy`, which is narrower, and what comes out is turned.
+    """Of strides 1, as seen from `x`: the windows are taken of `dy`, which is narrower, and what comes out is turned.
 
     What x[q] meets is dy[p], q = p + k * dilation - low; with k counted from the other end, q and p change places.
     """
