@@ -2,7 +2,8 @@
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
 for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
-product a place of the window), and for weight gradients (the array is turned by itself, not while it is computed). Windows
+product a place of the window), for pictures smaller than their windows (zeros come before), and for weight gradients (the
+array is turned by itself, not while it is computed). Windows
 of three with many channels take fewer products than it does, by transforms.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
@@ -17,7 +18,7 @@ from cnnjax.kernels import winograd
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import cropped, spread, taps
+from cnnjax.kernels.window import cropped, dilated, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 # From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
@@ -54,7 +55,7 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
     few = channels * places <= MOST_TERMS and prod(geometry.w) <= MOST_PRODUCTS
     form = dict(
-        forward=_forward_by_product if pointwise else _forward_of_few if few else _forward,
+        forward=_forward_by_product if pointwise else _forward_of_few if few else _direct,
         input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
         weight_gradient=_weight_gradient_by_product if pointwise else _weight_gradient,
     )[kind]
@@ -73,6 +74,16 @@ def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
         dimension_numbers=lax.ConvDimensionNumbers(last, (axes + 1, axes, *range(axes)), last),
         feature_group_count=g.groups,
     )
+
+
+def _direct(x: jax.Array, w: jax.Array, g) -> jax.Array:
+    """XLA's, which computes pictures smaller than their windows in a plain loop, some thirty times slower: padded before."""
+    pads, extent = g.window.padding, dilated(w.shape[:-2], g.window.dilation)
+    if any(n < size for n, size in zip(x.shape[1:-1], extent)):
+        gaps = [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)]
+        x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), gaps))
+        g = g._replace(window=g.window._replace(padding=((0, 0),) * len(pads)))
+    return _forward(x, w, g)
 
 
 def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
@@ -162,7 +173,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     dy, pads = cropped(dy, pads)
     # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
     turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
-    return _forward(
+    return _direct(
         dy, turned, g._replace(x=g.y, w=turned.shape, y=g.x, window=window._replace(strides=(1,) * axes, padding=pads))
     )
 
@@ -219,7 +230,7 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     )
     x, pads = cropped(x, pads)
     other = window._replace(strides=window.dilation, padding=pads, dilation=window.strides)
-    return _forward(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)
+    return _direct(x, dy, g._replace(window=other, groups=1)).transpose(*range(1, axes + 1), 0, axes + 1)
 
 
 def _weight_gradient_exchanged(x: jax.Array, dy: jax.Array, g) -> jax.Array:

@@ -85,6 +85,8 @@ def test_convolution_and_its_gradients(path, dtype, shape, seed):
         ((2, 9, 8, 20), (3, 2, 20, 10), (1, 1), [(3, 0), (0, 2)], (1, 3)),  # half as many outputs as inputs
         ((2, 5, 6, 4, 18), (2, 3, 1, 18, 3), (1, 1, 1), [(1, 2), (1, 0), (2, 0)], (2, 1, 1)),
         ((2, 9, 6), (3, 6, 3), (1,), [(1, 4)], (2,)),
+        ((3, 2, 1, 12), (3, 3, 12, 20), (1, 1), [(1, 1), (2, 1)], (1, 1)),  # a picture smaller than the window
+        ((3, 4, 2, 12), (3, 3, 12, 20), (2, 1), [(2, 3), (3, 2)], (2, 3)),
         ((2, 9, 8, 12), (3, 3, 12, 7), (1, 1), [(2, 2), (1, 0)], (2, 1)),  # many
         ((2, 9, 8, 12), (3, 2, 12, 7), (2, 1), [(1, 1), (4, 0)], (1, 2)),
         ((2, 9, 8, 12), (1, 1, 12, 7), (2, 2), [(0, 0), (0, 0)], (1, 1)),
@@ -127,6 +129,17 @@ def test_forms_that_a_portable_convolution_takes(x, w, convolutions, turned):
         value_and_dw = jax.jit(jax.value_and_grad(lambda w, x: (conv(x, w) ** 2).sum()))
         text = value_and_dw.lower(jnp.ones(w), jnp.ones(x)).as_text()
     assert (text.count("stablehlo.convolution"), text.count("stablehlo.reverse")) == (convolutions, turned)
+
+
+@pytest.mark.parametrize("side, dilation, padded", [(2, 1, 1), (3, 1, 0), (4, 2, 1), (5, 2, 0)])
+def test_a_picture_smaller_than_its_window_is_padded_before_on_the_portable_path(side, dilation, padded):
+    """XLA takes a picture of 2x2 pixels by windows of 3x3 and 512 channels 30 times as slowly as one with zeros around."""
+    conv = lambda x, w: kernels.convolution(
+        x, w, (1, 1), "SAME", rhs_dilation=(dilation,) * 2, dimension_numbers=kernels.channels_last(2)
+    )
+    with kernels.using(kernels.PORTABLE):
+        text = jax.jit(conv).lower(jnp.ones((2, side, side, 16)), jnp.ones((3, 3, 16, 16))).as_text()
+    assert text.count("stablehlo.pad") == padded
 
 
 @BOTH
