@@ -3,8 +3,8 @@
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
 for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
 product a place of the window), for pictures smaller than their windows (zeros come before), and for weight gradients (the
-array is turned by itself, not while it is computed). Windows
-of three with many channels take fewer products than it does, by transforms.
+array is turned by itself, not while it is computed). Windows of three with many channels take fewer products than it does,
+by transforms.
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
