@@ -12,7 +12,7 @@ from cnnjax.kernels import paths, portable, winograd
 from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.groups import MOST_GROUPS, by_group, of_one
 from cnnjax.kernels.onednn import calls
-from cnnjax.kernels.window import Window, dilated
+from cnnjax.kernels.window import Window, dilated, opposite
 
 # From which on fewer products by transforms are faster than oneDNN's direct sum, for 1, 2 and 3 spatial axes.
 LEAST_CHANNELS = (512, 192, inf)
@@ -84,11 +84,10 @@ def convolution(
         geometry = Geometry(lhs.shape, rhs.shape, out, Window(strides, pads, dilation), feature_group_count)
         return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, **common)
     # A dilated input: the gradient of the convolution that goes the other way, whose strides are this one's dilation.
-    before = [k - 1 - low for k, (low, _) in zip(extent, pads)]
-    after = [k - 1 - high for k, (_, high) in zip(extent, pads)]
-    if set(strides) == {1} and feature_group_count == 1 and min(before + after) >= 0:
+    other = opposite(pads, extent)
+    if set(strides) == {1} and feature_group_count == 1 and min(map(min, other)) >= 0:
         turned = jnp.flip(rhs, range(axes)).swapaxes(-1, -2)
-        window = Window(spread, tuple(zip(before, after)), dilation)
+        window = Window(spread, other, dilation)
         geometry = Geometry(out, turned.shape, lhs.shape, window, 1)
         return convolution_p.bind(lhs, turned, kind="input_gradient", geometry=geometry, **common)
     return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)

@@ -18,7 +18,7 @@ from cnnjax.kernels import winograd
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import cropped, dilated, spread, taps
+from cnnjax.kernels.window import cropped, dilated, opposite, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 # From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
@@ -47,13 +47,13 @@ def on_gpu(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
 
 def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw)."""
-    groups, channels, places = geometry.groups, geometry.x[-1], prod(geometry.w[:-2])
+    groups, channels = geometry.groups, geometry.x[-1]
     if groups > 1:
         return _depthwise(a, b, kind, geometry) if groups == channels else by_group(convolution, a, b, kind, geometry)
     if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
         return winograd.convolution(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
-    few = channels * places <= MOST_TERMS and prod(geometry.w) <= MOST_PRODUCTS
+    few = prod(geometry.w[:-1]) <= MOST_TERMS and prod(geometry.w) <= MOST_PRODUCTS
     form = dict(
         forward=_forward_by_product if pointwise else _forward_of_few if few else _direct,
         input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
@@ -167,10 +167,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     turned = w.swapaxes(-1, -2)
     if set(strides) != {1} or (g.w[-2] <= FEW_CHANNELS and prod(kernel) <= MOST_TERMS):
         return _input_gradient_by_places(dy, turned, g)
-    pads = tuple(
-        ((k - 1) * d - low, (k - 1) * d - high) for k, d, (low, high) in zip(kernel, window.dilation, window.padding)
-    )
-    dy, pads = cropped(dy, pads)
+    dy, pads = cropped(dy, opposite(window.padding, dilated(kernel, window.dilation)))
     # The barrier keeps XLA from folding the turn into a convolution that it then cannot hand to its fast path.
     turned = lax.optimization_barrier(jnp.flip(turned, range(axes)))
     return _direct(
@@ -239,7 +236,6 @@ def _weight_gradient_exchanged(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     What x[q] meets is dy[p], q = p + k * dilation - low; with k counted from the other end, q and p change places.
     """
     kernel, window = g.w[:-2], g.window
-    reach = [(k - 1) * d for k, d in zip(kernel, window.dilation)]
-    pads = tuple((n - low, n - high) for n, (low, high) in zip(reach, window.padding))
+    pads = opposite(window.padding, dilated(kernel, window.dilation))
     other = g._replace(x=g.y, w=(*kernel, g.w[-1], g.w[-2]), y=g.x, window=window._replace(padding=pads))
     return jnp.flip(_weight_gradient(dy, x, other), range(len(kernel))).swapaxes(-1, -2)

@@ -22,6 +22,11 @@ def dilated(sizes: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
     return tuple((size - 1) * d + 1 if size else 0 for size, d in zip(sizes, dilation))
 
 
+def opposite(padding: Sequence[tuple[int, int]], extent: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The padding of the convolution that goes the other way, from outputs to inputs, by a window of this extent."""
+    return tuple((n - 1 - low, n - 1 - high) for n, (low, high) in zip(extent, padding))
+
+
 def places(size: Sequence[int], dilation: Sequence[int] | None = None) -> Iterator[tuple[int, ...]]:
     """Where each element of a window stands in it, row by row."""
     return product(*(range(0, n * d, d) for n, d in zip(size, dilation or (1,) * len(size))))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import Window, taps
+from cnnjax.kernels.window import Window, opposite, taps
 
 # Of inputs d, a kernel g and outputs y along one axis: y = OUTPUT ((KERNEL g) * (INPUT d)); the paper's A^T, G, B^T.
 INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -61,7 +61,7 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     places = list(product(range(WINDOW), repeat=len(pads)))
     if kind == "input_gradient":  # a convolution too, by the kernel turned round
         w, places = in_memory(w.swapaxes(-1, -2)), places[::-1]
-        pads = [(WINDOW - 1 - low, WINDOW - 1 - high) for low, high in pads]
+        pads = opposite(pads, (WINDOW,) * len(pads))
     kernels = lax.optimization_barrier(_transformed(KERNEL, [w[place] for place in places]))
     if parts == 1:
         return _forward(a, kernels, pads)
