@@ -11,7 +11,7 @@ from jax.interpreters import ad
 from cnnjax.kernels import paths, portable, winograd
 from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.groups import MOST_GROUPS, by_group, of_one
-from cnnjax.kernels.onednn import calls
+from cnnjax.kernels.onednn import calls, depthwise
 from cnnjax.kernels.window import Window, dilated, opposite
 
 # From which on fewer products by transforms are faster than oneDNN's direct sum, for 1, 2 and 3 spatial axes.
@@ -160,6 +160,8 @@ def _onednn(a, b, *, kind: str, geometry: Geometry, precision: str | None) -> ja
     float32 = calls.computes_in(a.dtype) == jnp.float32
     if float32 and geometry.groups <= MOST_GROUPS and winograd.serves(kind, of_one(geometry), LEAST_CHANNELS):
         return by_group(winograd.convolution, a, b, kind, geometry)
+    if geometry.groups == geometry.x[-1] == geometry.w[-1] > 1:
+        return depthwise.convolution(a, b, kind, geometry)
     return calls.convolution(a, b, kind, *geometry)
 
 

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.kernels import winograd
-from cnnjax.kernels.column_sum import column_sum
+from cnnjax.kernels import depthwise, winograd
 from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
 from cnnjax.kernels.window import cropped, dilated, opposite, spread, taps
@@ -49,7 +48,10 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """`kind` is forward (x, w -> y), input_gradient (dy, w -> dx) or weight_gradient (x, dy -> dw)."""
     groups, channels = geometry.groups, geometry.x[-1]
     if groups > 1:
-        return _depthwise(a, b, kind, geometry) if groups == channels else by_group(convolution, a, b, kind, geometry)
+        if groups < channels:
+            return by_group(convolution, a, b, kind, geometry)
+        several = geometry.w[-1] > channels  # kernels a channel
+        return (xla_convolution if several else depthwise.convolution)(a, b, kind, geometry)
     if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
         return winograd.convolution(a, b, kind, geometry)
     pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
@@ -84,58 +86,6 @@ def _direct(x: jax.Array, w: jax.Array, g) -> jax.Array:
         x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), gaps))
         g = g._replace(window=g.window._replace(padding=((0, 0),) * len(pads)))
     return _forward(x, w, g)
-
-
-def _depthwise(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    """One kernel (or several) a channel: sums of products, place by place, in float32."""
-    many = g.w[-1] // g.x[-1]
-    if many > 1:
-        return xla_convolution(a, b, kind, g)
-    exact = [in_memory(a, b if kind == "forward" else None), b if kind != "weight_gradient" else in_memory(b)]
-    return _by_places(*(array.astype(jnp.float32) for array in exact), kind, g).astype(a.dtype)
-
-
-def _by_places(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    if prod(g.w[:-2]) > MOST_TERMS:
-        return _row_by_row(a, b, kind, g)
-    if kind == "forward":
-        return sum(tap * kernel for tap, kernel in zip(taps(a, g.w[:-2], g.window, g.y), _per_place(b)))
-    if kind == "input_gradient":
-        return spread((a * kernel for kernel in _per_place(b)), g.x, g.w[:-2], g.window)
-    return jnp.stack([column_sum(tap * b) for tap in taps(a, g.w[:-2], g.window, g.y)]).reshape(g.w)
-
-
-def _row_by_row(a: jax.Array, b: jax.Array, kind: str, g) -> jax.Array:
-    """`_by_places` of a large window: a loop over its first axis, whose body alone is compiled."""
-    axis = next(i for i, size in enumerate(g.w) if size > 1)
-    window, (low, high) = g.window, g.window.padding[axis]
-    extent = (g.y[axis + 1] - 1) * window.strides[axis] + 1
-    with_axis = lambda values, i, value: (*values[:i], value, *values[i + 1 :])
-    row = g._replace(
-        x=with_axis(g.x, axis + 1, extent),
-        w=with_axis(g.w, axis, 1),
-        window=window._replace(padding=with_axis(window.padding, axis, (0, 0))),
-    )
-    start = lambda i: i * window.dilation[axis]
-    at = lambda x, i: lax.dynamic_slice_in_dim(x, start(i), extent, axis + 1)
-    kernel = lambda i: lax.dynamic_slice_in_dim(b, i, 1, axis)
-    rows, wide = g.w[axis], with_axis([(0, 0)] * len(g.x), axis + 1, (low, high))
-    if kind == "forward":
-        x = jnp.pad(a, wide)
-        add = lambda i, y: y + _by_places(at(x, i), kernel(i), kind, row)
-        return lax.fori_loop(0, rows, add, jnp.zeros(g.y, a.dtype))
-    if kind == "input_gradient":
-
-        def add(i, dx):
-            more = at(dx, i) + _by_places(a, kernel(i), kind, row)
-            return lax.dynamic_update_slice_in_dim(dx, more, start(i), axis + 1)
-
-        padded = with_axis(g.x, axis + 1, g.x[axis + 1] + low + high)
-        dx = lax.fori_loop(0, rows, add, jnp.zeros(padded, a.dtype))
-        return lax.slice_in_dim(dx, low, low + g.x[axis + 1], axis=axis + 1)
-    x = jnp.pad(a, wide)
-    of_rows = lax.map(lambda i: _by_places(at(x, i), b, kind, row), jnp.arange(rows))
-    return of_rows.reshape(g.w)
 
 
 def _per_place(w: jax.Array) -> jax.Array:

@@ -152,12 +152,45 @@ def test_a_picture_smaller_than_its_window_is_padded_before_on_the_portable_path
         ((2, 50, 3), (40, 1, 3), (3,), [(0, 5)], (1,), 3),
         ((2, 7, 6, 8, 3), (4, 5, 6, 1, 3), (1, 2, 1), [(1, 2), (2, 2), (0, 0)], (1, 1, 1), 3),
         ((2, 9, 9, 4), (6, 6, 1, 4), (2, 2), [(0, 2), (-1, 1)], (1, 1), 4),
+        ((3, 2, 2, 20), (7, 7, 1, 20), (1, 1), [(3, 3), (3, 3)], (1, 1), 20),  # oneDNN: columns by threes, of zeros
+        ((3, 2, 3, 20), (3, 3, 1, 20), (1, 1), [(1, 1), (1, 1)], (1, 1), 20),
+        ((8, 14, 15, 18), (5, 5, 1, 18), (2, 1), [(1, 2), (2, 0)], (1, 1), 18),
+        ((2, 9, 9, 16), (3, 4, 1, 16), (1, 3), [(2, 0), (0, 5)], (1, 1), 16),
+        ((2, 9, 9, 16), (4, 4, 1, 16), (2, 2), [(6, 1), (0, 4)], (1, 1), 16),  # whole windows beyond the picture
+        ((2, 9, 9, 16), (3, 5, 1, 16), (1, 2), [(2, 2), (4, 4)], (2, 2), 16),
+        ((4, 30, 16), (9, 1, 16), (2,), [(4, 4)], (1,), 16),  # oneDNN: a picture of one column
+        ((3, 3, 16), (5, 1, 16), (1,), [(2, 2)], (1,), 16),
+        ((2, 30, 16), (3, 1, 16), (1,), [(2, 2)], (2,), 16),
+        ((2, 6, 5, 7, 8), (3, 3, 3, 1, 8), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1), 8),
         ((2, 6, 5, 36), (3, 3, 2, 54), (2, 1), [(1, 0), (1, 1)], (1, 1), 18),
         ((1, 1, 9, 48), (1, 1, 16, 6), (4, 4), [(3, 0), (3, 5)], (3, 2), 3),
     ],
 )
 def test_convolution_in_groups(path, dtype, x, w, strides, pads, dilation, groups):
     check_convolution(path, dtype, x, w, strides, pads, dilation, groups, 0)
+
+
+@pytest.mark.parametrize(
+    "x, window, dilation, calls",
+    [
+        ((2, 14, 14, 16), (3, 3), 1, 3),  # a call each
+        ((2, 14, 14, 16), (7, 2), 1, 3),
+        ((2, 14, 14, 16), (3, 7), 1, 2 + 3),  # seven columns by threes
+        ((2, 14, 14, 16), (3, 3), 2, 1),  # no gradient
+        ((2, 40, 16), (9,), 1, 3),
+        ((2, 6, 6, 6, 16), (3, 3, 3), 1, 0),
+    ],
+)
+def test_forms_that_onednn_computes_of_depthwise_convolutions(onednn, x, window, dilation, calls):
+    axes = len(window)
+    conv = lambda x, w: kernels.convolution(
+        x, w, (1,) * axes, "SAME", rhs_dilation=(dilation,) * axes, feature_group_count=16,
+        dimension_numbers=kernels.channels_last(axes),
+    )  # fmt: skip
+    with kernels.using(onednn):
+        step = jax.jit(jax.value_and_grad(lambda x, w: (conv(x, w) ** 2).sum(), (0, 1)))
+        text = step.lower(jnp.ones(x), jnp.ones((*window, 1, 16))).as_text()
+    assert text.count("stablehlo.custom_call @cnnjax") == calls
 
 
 @pytest.mark.parametrize("few, many", [((5, 64, 64), (15, 64, 64)), ((3, 64, 8), (3, 256, 128))])
