@@ -1,21 +1,16 @@
 """Convolution and its two gradients: three bilinear kernels, each the transpose of the others."""
 
 from collections.abc import Sequence
-from math import inf
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from cnnjax.kernels import paths, portable, winograd
+from cnnjax.kernels import paths, portable
 from cnnjax.kernels.derivation import primitive, with_onednn
-from cnnjax.kernels.groups import MOST_GROUPS, by_group, of_one
-from cnnjax.kernels.onednn import calls, depthwise
+from cnnjax.kernels.onednn.convolution import convolution as onednn_convolution
 from cnnjax.kernels.window import Window, dilated, opposite
-
-# From which on fewer products by transforms are faster than oneDNN's direct sum, for 1, 2 and 3 spatial axes.
-LEAST_CHANNELS = (512, 192, inf)
 
 
 class Geometry(NamedTuple):
@@ -157,12 +152,7 @@ def _portable(a, b, *, kind: str, geometry: Geometry, path: str, precision: str 
 
 
 def _onednn(a, b, *, kind: str, geometry: Geometry, precision: str | None) -> jax.Array:
-    float32 = calls.computes_in(a.dtype) == jnp.float32
-    if float32 and geometry.groups <= MOST_GROUPS and winograd.serves(kind, of_one(geometry), LEAST_CHANNELS):
-        return by_group(winograd.convolution, a, b, kind, geometry)
-    if geometry.groups == geometry.x[-1] == geometry.w[-1] > 1:
-        return depthwise.convolution(a, b, kind, geometry)
-    return calls.convolution(a, b, kind, *geometry)
+    return onednn_convolution(a, b, kind, geometry)
 
 
 convolution_p = primitive("convolution", with_onednn(_onednn, _portable), _plain)

@@ -12,7 +12,7 @@ from jax import lax
 
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import Window, dilated, opposite, spread, taps
+from cnnjax.kernels.window import Window, dilated, opposite, per_place, spread, taps
 
 MOST_TERMS = 32  # of one sum
 MOST_PADDED = 9  # arrays that are padded apart, and added
@@ -30,7 +30,7 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
 def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
     x, g = _padded(x, g)
     axis, at_once = _split(g)
-    of = lambda x, w: sum(tap * kernel for tap, kernel in zip(taps(x, w.shape[:-2], g.window, g.y), _per_place(w)))
+    of = lambda x, w: sum(tap * kernel for tap, kernel in zip(taps(x, w.shape[:-2], g.window, g.y), per_place(w)))
     if at_once >= g.w[axis]:
         return of(x, w)
     # A loop over some of the window's rows at a time, whose body alone is compiled.
@@ -44,7 +44,7 @@ def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
     """Of few places spread one by one, else the convolution that goes the other way."""
     if prod(g.w) // g.w[-1] <= MOST_PADDED:
-        return spread((dy * kernel for kernel in _per_place(w)), g.x, g.w[:-2], g.window)
+        return spread((dy * kernel for kernel in per_place(w)), g.x, g.w[:-2], g.window)
     extent, axes = dilated(g.w[:-2], g.window.dilation), range(w.ndim - 2)
     gaps = [
         (low, n + size - 1 - low - (m - 1) * s - 1, s - 1)
@@ -86,11 +86,6 @@ def _beneath(x: jax.Array, g, axis: int, start, rows: int) -> jax.Array:
     stride, dilation = g.window.strides[axis], g.window.dilation[axis]
     extent = (g.y[axis + 1] - 1) * stride + (rows - 1) * dilation + 1
     return lax.dynamic_slice_in_dim(x, start * dilation, extent, axis + 1)
-
-
-def _per_place(w: jax.Array) -> jax.Array:
-    """`[*window, 1, C]` -> for each place in the window `[1, ..., 1, C]`."""
-    return w.reshape(-1, *(1,) * (w.ndim - 1), w.shape[-1])
 
 
 def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -15,16 +15,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.kernels import depthwise, winograd
+from cnnjax.kernels.dense import portable_product
 from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
-from cnnjax.kernels.window import cropped, dilated, opposite, spread, taps
+from cnnjax.kernels.side_by_side import is_side_by_side, laid, taken
+from cnnjax.kernels.window import cropped, dilated, opposite, per_place, spread, taps
 
 FEW_CHANNELS = 8  # so few inputs that XLA's convolution wastes most of a vector
 # From which on fewer products by transforms (winograd) are faster, for 1, 2 and 3 spatial axes.
 LEAST_CHANNELS = dict(forward=(256, 64, 16), input_gradient=(256, 64, 16), weight_gradient=(256, 96, 16))
 MOST_TERMS = 32  # of one fused sum: places in a window, times the inputs where these are summed too
 MOST_PRODUCTS = 2048  # of such a sum for each position, from which on XLA's convolution is as fast
-NARROW = 16  # so few outputs that, of twice as many inputs, the weights' gradient is faster with both exchanged
+# The weights' gradient is faster with both exchanged for so many outputs at most, of so many times as many inputs.
+NARROW = ((16, 2), (64, 3))
 
 
 def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
@@ -39,7 +42,7 @@ def xla_convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Arra
 
 def on_gpu(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
     """XLA's, each gradient as one that cuDNN has; but of windows side by side the input's is one product, laid out."""
-    if kind == "input_gradient" and geometry.groups == 1 and _is_side_by_side(geometry):
+    if kind == "input_gradient" and is_side_by_side(geometry):
         return _input_gradient_by_places(a, b.swapaxes(-1, -2), geometry)
     return xla_convolution(a, b, kind, geometry)
 
@@ -88,11 +91,6 @@ def _direct(x: jax.Array, w: jax.Array, g) -> jax.Array:
     return _forward(x, w, g)
 
 
-def _per_place(w: jax.Array) -> jax.Array:
-    """`[*window, I, O]` -> for each place in the window and each input `[1, ..., 1, O]`."""
-    return w.reshape(-1, *(1,) * (w.ndim - 1), w.shape[-1])
-
-
 def _forward_by_product(x: jax.Array, w: jax.Array, g) -> jax.Array:
     x = x[(slice(None), *(slice(None, None, s) for s in g.window.strides))]
     return (x.reshape(-1, x.shape[-1]) @ w.reshape(g.w[-2:])).reshape(g.y)
@@ -102,12 +100,12 @@ def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
     """Few inputs: a sum over them and the places of the window."""
     exact = [tap.astype(jnp.float32) for tap in taps(x, g.w[:-2], g.window, g.y)]
     terms = (tap[..., i : i + 1] for tap in exact for i in range(g.w[-2]))
-    y = sum(term * kernel for term, kernel in zip(terms, _per_place(w.astype(jnp.float32))))
+    y = sum(term * kernel for term, kernel in zip(terms, per_place(w.astype(jnp.float32))))
     return in_memory(y.astype(x.dtype), w)
 
 
 def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
-    dx = (dy.reshape(-1, dy.shape[-1]) @ w.reshape(g.w[-2:]).T).reshape(*dy.shape[:-1], -1)
+    dx = portable_product(dy.reshape(-1, dy.shape[-1]), w.reshape(g.w[-2:]), (False, True)).reshape(*dy.shape[:-1], -1)
     return spread([dx], g.x, g.w[:-2], g.window) if set(g.window.strides) != {1} else dx
 
 
@@ -131,32 +129,19 @@ def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
     wide = turned.reshape(-1, outputs, inputs).swapaxes(0, 1).reshape(outputs, -1)
     parts = lax.dot(dy.reshape(-1, outputs), wide, preferred_element_type=jnp.float32)
     parts = lax.optimization_barrier(parts).reshape(*dy.shape[:-1], -1)
-    if _is_side_by_side(g):
-        return _lay_side_by_side(parts, g).astype(dy.dtype)
+    if is_side_by_side(g):
+        return laid(parts, g).astype(dy.dtype)
     pieces = (parts[..., n : n + inputs] for n in range(0, parts.shape[-1], inputs))
     return spread(pieces, g.x, g.w[:-2], g.window).astype(dy.dtype)
 
 
-def _is_side_by_side(g) -> bool:
-    """Do the windows neither overlap nor leave gaps?"""
-    return g.w[:-2] == g.window.strides and set(g.window.dilation) == {1}
-
-
-def _lay_side_by_side(parts: jax.Array, g) -> jax.Array:
-    """`spread` of windows side by side: `[B, *out, places * C]` -> `[B, *spatial, C]`."""
-    strides, axes = g.window.strides, len(g.window.strides)
-    z = parts.reshape(*parts.shape[:-1], *strides, -1)
-    z = z.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
-    covered = [n * s for n, s in zip(g.y[1:-1], strides)]
-    z = z.reshape(z.shape[0], *covered, -1)
-    crop = [(-low, n + low - m, 0) for (low, _), n, m in zip(g.window.padding, g.x[1:-1], covered)]
-    return lax.pad(z, jnp.zeros((), z.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
-
-
 def _weight_gradient_by_product(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     x = x[(slice(None), *(slice(None, None, s) for s in g.window.strides))]
-    first = (((0,), (0,)), ((), ()))
-    return lax.dot_general(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), first).reshape(g.w)
+    return _product_over_positions(x.reshape(-1, x.shape[-1]), dy, g)
+
+
+def _product_over_positions(rows: jax.Array, dy: jax.Array, g) -> jax.Array:
+    return lax.dot_general(rows, dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ()))).reshape(g.w)
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
@@ -165,7 +150,10 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     Turning what is in memory is fast; a loop that turns and computes at once is ten times slower.
     """
     axes, window = x.ndim - 2, g.window
-    if g.w[-1] <= min(NARROW, g.w[-2] // 2) and set(window.strides) == {1}:
+    if is_side_by_side(g):
+        return _product_over_positions(taken(x, g), dy, g)
+    narrow = any(g.w[-1] <= most and g.w[-2] >= times * g.w[-1] for most, times in NARROW)
+    if narrow and set(window.strides) == {1}:
         return _weight_gradient_exchanged(x, dy, g)
     x = lax.optimization_barrier(in_memory(x).transpose(axes + 1, *range(1, axes + 1), 0))
     dy = lax.optimization_barrier(in_memory(dy).transpose(*range(1, axes + 1), 0, axes + 1))

@@ -42,6 +42,11 @@ def taps(x: jax.Array, size: Sequence[int], window: Window, out: Sequence[int], 
     return found
 
 
+def per_place(w: jax.Array) -> jax.Array:
+    """`[*window, I, O]` -> for each place in the window and each input `[1, ..., 1, O]`."""
+    return w.reshape(-1, *(1,) * (w.ndim - 1), w.shape[-1])
+
+
 def spread(parts: Iterable[jax.Array], shape: Sequence[int], size: Sequence[int], window: Window) -> jax.Array:
     """The transpose of `taps`: what comes from each place, added up where it was taken from, in an array of a shape."""
     padded = [n + sum(p) for n, p in zip(shape[1:-1], window.padding)]
