@@ -10,7 +10,7 @@ from jax.interpreters import ad
 from cnnjax.kernels import paths, portable
 from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.onednn.convolution import convolution as onednn_convolution
-from cnnjax.kernels.window import Window, dilated, opposite
+from cnnjax.kernels.window import Window, cropped, dilated, opposite
 
 
 class Geometry(NamedTuple):
@@ -75,7 +75,8 @@ def convolution(
     if 0 in (*lhs.shape, *rhs.shape, *out):
         return jax.lax.conv_general_dilated(lhs, rhs, strides, pads, **exact)
     common = dict(path=path, precision=jax.config.jax_default_matmul_precision)  # of here, not of where it is lowered
-    if set(spread) == {1} and min(map(min, pads)) >= 0:
+    if set(spread) == {1}:
+        lhs, pads = cropped(lhs, pads)
         geometry = Geometry(lhs.shape, rhs.shape, out, Window(strides, pads, dilation), feature_group_count)
         return convolution_p.bind(lhs, rhs, kind="forward", geometry=geometry, **common)
     # A dilated input: the gradient of the convolution that goes the other way, whose strides are this one's dilation.

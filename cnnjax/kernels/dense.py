@@ -7,8 +7,7 @@ from jax.interpreters import ad
 from cnnjax.kernels import paths
 from cnnjax.kernels.derivation import primitive, with_onednn
 from cnnjax.kernels.onednn import calls
-
-LARGE = 2**16  # numbers; of fewer, turning takes as long as it saves
+from cnnjax.kernels.product import product
 
 
 def dense(lhs: jax.Array, rhs: jax.Array, dimension_numbers, precision=None, preferred_element_type=None) -> jax.Array:
@@ -38,17 +37,11 @@ def _plain(a, b, *, turned: tuple[bool, bool], path: str) -> jax.Array:
     return (a.T if turned[0] else a) @ (b.T if turned[1] else b)
 
 
-def portable_product(a: jax.Array, b: jax.Array, turned: tuple[bool, bool], path: str = paths.PORTABLE) -> jax.Array:
-    """`a @ b`, each stored the other way round where it is `turned`, by XLA.
-
-    But where it would turn a large matrix, two to seven times as slow on a CPU, the small one is turned.
-    """
-    if turned == (False, True) and b.size >= LARGE and b.size > a.size:
-        return lax.optimization_barrier(b @ lax.optimization_barrier(a.T)).T
-    return _plain(a, b, turned=turned, path=path)
+def _portable(a, b, *, turned: tuple[bool, bool], path: str) -> jax.Array:
+    return product(a, b, turned)
 
 
-product_p = primitive("product", with_onednn(calls.product, portable_product), _plain)
+product_p = primitive("product", with_onednn(calls.product, _portable), _plain)
 
 
 def _of_first(ct, a, b, *, turned, path):

@@ -12,6 +12,7 @@ from jax import lax
 
 from cnnjax.kernels.column_sum import column_sum
 from cnnjax.kernels.in_memory import in_memory
+from cnnjax.kernels.side_by_side import laid
 from cnnjax.kernels.window import Window, dilated, opposite, per_place, spread, taps
 
 MOST_TERMS = 32  # of one sum
@@ -30,49 +31,62 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
 def _forward(x: jax.Array, w: jax.Array, g) -> jax.Array:
     x, g = _padded(x, g)
     axis, at_once = _split(g)
-    of = lambda x, w: sum(tap * kernel for tap, kernel in zip(taps(x, w.shape[:-2], g.window, g.y), per_place(w)))
+    summed = lambda x, w: sum(tap * kernel for tap, kernel in zip(taps(x, w.shape[:-2], g.window, g.y), per_place(w)))
     if at_once >= g.w[axis]:
-        return of(x, w)
+        return summed(x, w)
     # A loop over some of the window's rows at a time, whose body alone is compiled.
     beneath = lambda start, n: in_memory(_beneath(x, g, axis, start, n), w)
-    part = lambda start, n: of(beneath(start, n), lax.dynamic_slice_in_dim(w, start, n, axis))
+    part = lambda start, n: summed(beneath(start, n), lax.dynamic_slice_in_dim(w, start, n, axis))
     whole, rest = divmod(g.w[axis], at_once)
     y = lax.fori_loop(0, whole, lambda i, y: y + part(i * at_once, at_once), jnp.zeros(g.y, x.dtype))
     return y + part(whole * at_once, rest) if rest else y
 
 
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
-    """Of few places spread one by one, else the convolution that goes the other way."""
-    if prod(g.w) // g.w[-1] <= MOST_PADDED:
-        return spread((dy * kernel for kernel in per_place(w)), g.x, g.w[:-2], g.window)
-    extent, axes = dilated(g.w[:-2], g.window.dilation), range(w.ndim - 2)
+    """Laid side by side, of few places spread one by one, else the convolution that goes the other way."""
+    size, window, axes = g.w[:-2], g.window, range(w.ndim - 2)
+    if set(window.dilation) == {1} and (size == window.strides or prod(g.y[1:-1]) == 1):
+        parts = dy[..., None, :] * w.reshape(*(1,) * len(size), 1, -1, w.shape[-1])
+        return laid(parts.reshape(*dy.shape[:-1], -1), g._replace(window=window._replace(strides=size)))
+    if prod(size) <= MOST_PADDED:
+        return spread((dy * kernel for kernel in per_place(w)), g.x, size, window)
+    extent = dilated(size, window.dilation)
     gaps = [
-        (low, n + size - 1 - low - (m - 1) * s - 1, s - 1)
-        for (low, _), n, size, m, s in zip(
-            opposite(g.window.padding, extent), g.x[1:-1], extent, g.y[1:-1], g.window.strides
+        (low, n + m - 1 - low - (positions - 1) * s - 1, s - 1)
+        for (low, _), n, m, positions, s in zip(
+            opposite(window.padding, extent), g.x[1:-1], extent, g.y[1:-1], window.strides
         )
     ]
-    laid = in_memory(lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
-    other = Window((1,) * len(gaps), ((0, 0),) * len(gaps), g.window.dilation)
-    return _forward(laid, jnp.flip(w, axes), g._replace(x=laid.shape, y=g.x, window=other))
+    spaced = in_memory(lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *gaps, (0, 0, 0)]))
+    other = Window((1,) * len(gaps), ((0, 0),) * len(gaps), window.dilation)
+    return _forward(spaced, jnp.flip(w, axes), g._replace(x=spaced.shape, y=g.x, window=other))
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     x, g = _padded(x, g)
-    axis, at_once = _split(g)
-    of = lambda x, size: jnp.stack([_sum_of_products(tap, dy) for tap in taps(x, size, g.window, g.y)])
-    if at_once >= g.w[axis]:
-        return of(x, g.w[:-2]).reshape(g.w)
-    row = (*g.w[:axis], 1, *g.w[axis + 1 : -2])
-    beneath = lambda start: in_memory(_beneath(x, g, axis, start, 1))
-    rows = lax.map(lambda i: of(beneath(i), row).reshape(*row, *g.w[-2:]), jnp.arange(g.w[axis]))
-    return jnp.moveaxis(rows.squeeze(axis + 1), 0, axis)
+    size = g.w[:-2]
+    if prod(size) <= MOST_TERMS:
+        return jnp.stack([_sum_of_products(tap, dy) for tap in taps(x, size, g.window, g.y)]).reshape(g.w)
+    axis, _ = _split(g)
+    stride = g.window.strides[axis]
+    row = g._replace(w=_with(g.w, axis, 1), window=g.window._replace(strides=_with(g.window.strides, axis, 1)))
+
+    def of_row(start):
+        below = lax.slice_in_dim(_beneath(x, g, axis, start, 1), 0, None, stride, axis + 1)
+        return _weight_gradient(in_memory(below), dy, row)
+
+    return jnp.moveaxis(lax.map(of_row, jnp.arange(g.w[axis])).squeeze(axis + 1), 0, axis)
+
+
+def _with(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
+    return (*values[:axis], value, *values[axis + 1 :])
 
 
 def _padded(x: jax.Array, g):
     """x with its padding, and the geometry without."""
     pads, none = g.window.padding, ((0, 0),) * len(g.window.padding)
-    return jnp.pad(x, [(0, 0), *pads, (0, 0)]), g._replace(window=g.window._replace(padding=none))
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)]) if pads != none else x
+    return x, g._replace(window=g.window._replace(padding=none))
 
 
 def _split(g) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """Convolution in JAX operations that XLA compiles well, where its own are slow: on a CPU; of transposed ones, on a GPU.
 
 XLA's convolution on a CPU runs near the machine's ceiling for plain forward convolutions of many channels. It is slow
-for groups (here: split), for few inputs and 1x1 kernels (sums, products), for the gradient of a strided convolution (one
-product a place of the window), for pictures smaller than their windows (zeros come before), and for weight gradients (the
-array is turned by itself, not while it is computed). Windows of three with many channels take fewer products than it does,
-by transforms.
+for groups (here: one by one; of one channel, depthwise), for few inputs (sums), for windows of one pixel or side by side
+(products), for the gradient of a strided convolution (one product a place of the window), for pictures smaller than their
+windows (zeros come before), and for weight gradients (the array is turned by itself, not while it is computed). Windows of
+three with many channels take fewer products than it does, by transforms (winograd).
 Arrays are `[B, *spatial, C]` and `[*window, I, O]`; `geometry` is convolution.Geometry.
 """
 
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.kernels import depthwise, winograd
-from cnnjax.kernels.dense import portable_product
+from cnnjax.kernels import depthwise, pointwise, winograd
 from cnnjax.kernels.groups import by_group
 from cnnjax.kernels.in_memory import in_memory
+from cnnjax.kernels.product import product
 from cnnjax.kernels.side_by_side import is_side_by_side, laid, taken
 from cnnjax.kernels.window import cropped, dilated, opposite, per_place, spread, taps
 
@@ -57,12 +57,11 @@ def convolution(a: jax.Array, b: jax.Array, kind: str, geometry) -> jax.Array:
         return (xla_convolution if several else depthwise.convolution)(a, b, kind, geometry)
     if winograd.serves(kind, geometry, LEAST_CHANNELS[kind]):
         return winograd.convolution(a, b, kind, geometry)
-    pointwise = set(geometry.w[:-2]) == {1} and not any(map(any, geometry.window.padding))
+    if pointwise.is_pointwise(geometry):
+        return pointwise.convolution(a, b, kind, geometry, product)
     few = prod(geometry.w[:-1]) <= MOST_TERMS and prod(geometry.w) <= MOST_PRODUCTS
     form = dict(
-        forward=_forward_by_product if pointwise else _forward_of_few if few else _direct,
-        input_gradient=_input_gradient_by_product if pointwise else _input_gradient,
-        weight_gradient=_weight_gradient_by_product if pointwise else _weight_gradient,
+        forward=_forward_of_few if few else _direct, input_gradient=_input_gradient, weight_gradient=_weight_gradient
     )[kind]
     return form(a, b, geometry)
 
@@ -91,22 +90,12 @@ def _direct(x: jax.Array, w: jax.Array, g) -> jax.Array:
     return _forward(x, w, g)
 
 
-def _forward_by_product(x: jax.Array, w: jax.Array, g) -> jax.Array:
-    x = x[(slice(None), *(slice(None, None, s) for s in g.window.strides))]
-    return (x.reshape(-1, x.shape[-1]) @ w.reshape(g.w[-2:])).reshape(g.y)
-
-
 def _forward_of_few(x: jax.Array, w: jax.Array, g) -> jax.Array:
     """Few inputs: a sum over them and the places of the window."""
     exact = [tap.astype(jnp.float32) for tap in taps(x, g.w[:-2], g.window, g.y)]
     terms = (tap[..., i : i + 1] for tap in exact for i in range(g.w[-2]))
     y = sum(term * kernel for term, kernel in zip(terms, per_place(w.astype(jnp.float32))))
     return in_memory(y.astype(x.dtype), w)
-
-
-def _input_gradient_by_product(dy: jax.Array, w: jax.Array, g) -> jax.Array:
-    dx = portable_product(dy.reshape(-1, dy.shape[-1]), w.reshape(g.w[-2:]), (False, True)).reshape(*dy.shape[:-1], -1)
-    return spread([dx], g.x, g.w[:-2], g.window) if set(g.window.strides) != {1} else dx
 
 
 def _input_gradient(dy: jax.Array, w: jax.Array, g) -> jax.Array:
@@ -135,15 +124,6 @@ def _input_gradient_by_places(dy: jax.Array, turned: jax.Array, g) -> jax.Array:
     return spread(pieces, g.x, g.w[:-2], g.window).astype(dy.dtype)
 
 
-def _weight_gradient_by_product(x: jax.Array, dy: jax.Array, g) -> jax.Array:
-    x = x[(slice(None), *(slice(None, None, s) for s in g.window.strides))]
-    return _product_over_positions(x.reshape(-1, x.shape[-1]), dy, g)
-
-
-def _product_over_positions(rows: jax.Array, dy: jax.Array, g) -> jax.Array:
-    return lax.dot_general(rows, dy.reshape(-1, dy.shape[-1]), (((0,), (0,)), ((), ()))).reshape(g.w)
-
-
 def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     """A convolution in which channels and examples have changed places.
 
@@ -151,7 +131,7 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, g) -> jax.Array:
     """
     axes, window = x.ndim - 2, g.window
     if is_side_by_side(g):
-        return _product_over_positions(taken(x, g), dy, g)
+        return product(taken(x, g), pointwise.rows(dy), (True, False)).reshape(g.w)
     narrow = any(g.w[-1] <= most and g.w[-2] >= times * g.w[-1] for most, times in NARROW)
     if narrow and set(window.strides) == {1}:
         return _weight_gradient_exchanged(x, dy, g)

@@ -61,6 +61,8 @@ def spread(parts: Iterable[jax.Array], shape: Sequence[int], size: Sequence[int]
 
 def cropped(x: jax.Array, pads, beyond: float = 0) -> tuple[jax.Array, tuple]:
     """x padded along the axes where that takes pixels away, which XLA can get wrong; the padding that is left."""
+    if min(map(min, pads)) >= 0:
+        return x, tuple(pads)
     here = [p if min(p) < 0 else (0, 0) for p in pads]
     x = lax.pad(x, jnp.asarray(beyond, x.dtype), [(0, 0, 0), *((*p, 0) for p in here), (0, 0, 0)])
     return x, tuple((0, 0) if min(p) < 0 else p for p in pads)

@@ -1,7 +1,8 @@
 """Training steps on cnnjax's own kernels against stock XLA, in processes of their own, in turn.
 
-    python experiments/benchmarks/against_xla.py --table=FILE.csv [--rows=lenet,unet16]
+    python experiments/benchmarks/against_xla.py --table=FILE.csv [--rows=lenet,unet16,efficientnet_b0]
 
+A row is one of networks.CPU_ROWS or the name of any model, which is then taken with 16 pictures of 96x96.
 Stock XLA is `kernels=xla` with Flax's own max pooling, in a process that gives freed memory back to the system, as
 other programs do.
 """
@@ -23,7 +24,7 @@ def one(name: str, path: str, precision: str) -> None:
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
-    from networks import CPU_ROWS, hardware
+    from networks import cpu_row, hardware
 
     from cnnjax import benchmark, parallel
     from cnnjax.layers.pooling import MaxPool
@@ -31,7 +32,7 @@ def one(name: str, path: str, precision: str) -> None:
     if path == "xla":  # cnnjax pools faster on this path too
         of_flax = lambda pool, x: nn.max_pool(x, pool.window, pool.strides or pool.window, pool.padding)
         MaxPool.__call__ = nn.compact(of_flax)
-    options, side, channels, classes, batch, _ = CPU_ROWS[name]
+    options, side, channels, classes, batch, _ = cpu_row(name)
     layout = parallel.layout(1, kernels=path)
     model = benchmark.PerPixel(options.build(classes, jnp.dtype(precision)))
     step, state, placed = benchmark.training_of(model, (side, side, channels), batch, layout)
@@ -63,6 +64,15 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.one:
         return one(asked.one, asked.kernels, asked.precision)
+    from networks import cpu_row
+
+    from cnnjax.errors import UserError
+
+    for name in asked.rows.split(","):
+        try:
+            cpu_row(name)
+        except UserError as error:
+            parser.error(str(error))
     table = []
     for name in asked.rows.split(","):
         taken = {path: [] for path in PATHS}

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnnjax import kernels
+from cnnjax.kernels.onednn import calls
 from tests.kernels import references
 
 EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
@@ -80,7 +81,21 @@ def test_convolution_and_its_gradients(path, dtype, shape, seed):
         ((1, 130, 129, 64), (2, 2, 64, 3), (2, 2), [(1, 0), (0, 1)], (1, 1)),  # a product on every path
         ((2, 3, 7, 4, 5), (2, 3, 1, 5, 3), (2, 3, 1), [(1, 0), (0, 2), (1, 0)], (1, 1, 1)),
         ((2, 12, 12, 9), (4, 4, 9, 6), (4, 4), [(-1, 0), (0, 0)], (1, 1)),
-        ((3, 20, 20, 12), (1, 1, 12, 7), (1, 1), [(0, 0), (0, 0)], (1, 1)),  # more pixels than oneDNN takes as one product
+        ((2, 9, 9, 3), (2, 2, 3, 4), (2, 2), [(1, 0), (0, 0)], (2, 2)),
+        (
+            (3, 8, 16, 21),
+            (7, 7, 21, 13),
+            (7, 7),
+            [(-2, 2), (0, 0)],
+            (1, 1),
+        ),  # which XLA computes wrong, reading beyond x
+        (
+            (3, 20, 20, 12),
+            (1, 1, 12, 7),
+            (1, 1),
+            [(0, 0), (0, 0)],
+            (1, 1),
+        ),  # more pixels than oneDNN takes as one product
         ((3, 20, 20, 12), (1, 1, 12, 7), (1, 2), [(0, 0), (0, 0)], (1, 1)),
         ((3, 20, 20, 12), (1, 1, 12, 7), (3, 2), [(0, 0), (0, 0)], (1, 1)),
         ((2, 9, 9, 1), (5, 5, 1, 6), (1, 1), [(2, 2), (2, 2)], (1, 1)),  # one input
@@ -166,10 +181,16 @@ def test_a_picture_smaller_than_its_window_is_padded_before_on_the_portable_path
         ((2, 9, 9, 16), (3, 4, 1, 16), (1, 3), [(2, 0), (0, 5)], (1, 1), 16),
         ((2, 9, 9, 16), (4, 4, 1, 16), (2, 2), [(6, 1), (0, 4)], (1, 1), 16),  # whole windows beyond the picture
         ((2, 9, 9, 16), (3, 5, 1, 16), (1, 2), [(2, 2), (4, 4)], (2, 2), 16),
+        ((2, 9, 9, 6), (4, 4, 1, 6), (4, 4), [(1, 0), (0, 2)], (1, 1), 6),  # side by side
+        ((3, 7, 6, 6), (7, 6, 1, 6), (1, 1), [(0, 0), (0, 0)], (1, 1), 6),  # one position
+        ((3, 5, 8, 6), (7, 6, 1, 6), (2, 3), [(2, 1), (-1, 1)], (1, 1), 6),
+        ((2, 700, 4), (50, 1, 4), (30,), [(3, 0)], (1,), 4),
+        ((1, 7, 8, 9, 3), (5, 6, 7, 1, 3), (2, 1, 1), [(2, 1), (0, 0), (3, 3)], (1, 1, 1), 3),
         ((4, 30, 16), (9, 1, 16), (2,), [(4, 4)], (1,), 16),  # oneDNN: a picture of one column
         ((3, 3, 16), (5, 1, 16), (1,), [(2, 2)], (1,), 16),
         ((2, 30, 16), (3, 1, 16), (1,), [(2, 2)], (2,), 16),
         ((2, 6, 5, 7, 8), (3, 3, 3, 1, 8), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1), 8),
+        ((1, 130, 129, 64), (2, 2, 32, 6), (2, 2), [(0, 0), (0, 1)], (1, 1), 2),
         ((2, 6, 5, 36), (3, 3, 2, 54), (2, 1), [(1, 0), (1, 1)], (1, 1), 18),
         ((1, 1, 9, 48), (1, 1, 16, 6), (4, 4), [(3, 0), (3, 5)], (3, 2), 3),
     ],
@@ -178,18 +199,57 @@ def test_convolution_in_groups(path, dtype, x, w, strides, pads, dilation, group
     check_convolution(path, dtype, x, w, strides, pads, dilation, groups, 0)
 
 
+@pytest.mark.parametrize("window, stride, pads", [(3, 1, 9), (3, 2, 9), (5, 1, 1), (5, 2, 1), (4, 4, 1), (8, 1, 1)])
+def test_forms_of_a_portable_depthwise_input_gradient(window, stride, pads):
+    """Nine places are spread one by one; of more the output is spaced; side by side, or of one position, nothing is added."""
+    conv = lambda x, w: kernels.convolution(
+        x, w, (stride,) * 2, "VALID", feature_group_count=3, dimension_numbers=kernels.channels_last(2)
+    )
+    x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((window, window, 1, 3))
+    with kernels.using(kernels.PORTABLE):
+        dx = jax.jit(lambda w, dy: jax.linear_transpose(lambda x: conv(x, w), x)(dy))
+        text = dx.lower(w, jax.eval_shape(conv, x, w)).as_text()
+    assert text.count("stablehlo.pad") == pads
+    assert ("stablehlo.add" in text) == (window not in (4, 8))
+
+
 @pytest.mark.parametrize(
-    "x, window, dilation, calls",
+    "x, w, stride, kinds",
+    [
+        ((2, 11, 11, 16), (1, 1, 16, 8), 1, "ppp"),
+        ((2, 22, 21, 16), (1, 1, 16, 8), 2, "ppp"),
+        ((3, 11, 11, 16), (1, 1, 16, 8), 1, "ccc"),  # 363 pixels
+        ((1, 128, 128, 64), (2, 2, 64, 8), 2, "ccp"),
+        ((1, 128, 126, 64), (2, 2, 64, 8), 2, "ccc"),
+        ((1, 128, 128, 63), (2, 2, 63, 8), 2, "ccc"),
+        ((1, 128, 128, 64), (3, 3, 64, 8), 2, "ccc"),
+    ],
+)
+def test_forms_that_onednn_computes_as_products(onednn, monkeypatch, x, w, stride, kinds):
+    """Of y, dx and dw: a product or a convolution."""
+    taken = []
+    for name in ("product", "convolution"):
+        call = getattr(calls, name)
+        monkeypatch.setattr(calls, name, lambda *a, call=call, name=name: taken.append(name[0]) or call(*a))
+    conv = lambda x, w: kernels.convolution(x, w, (stride,) * 2, "VALID", dimension_numbers=kernels.channels_last(2))
+    with kernels.using(onednn):
+        jax.jit(jax.grad(lambda x, w: (conv(x, w) ** 2).sum(), (0, 1))).lower(jnp.ones(x), jnp.ones(w))
+    assert sorted(taken) == sorted(kinds)
+
+
+@pytest.mark.parametrize(
+    "x, window, dilation, many",
     [
         ((2, 14, 14, 16), (3, 3), 1, 3),  # a call each
         ((2, 14, 14, 16), (7, 2), 1, 3),
         ((2, 14, 14, 16), (3, 7), 1, 2 + 3),  # seven columns by threes
         ((2, 14, 14, 16), (3, 3), 2, 1),  # no gradient
         ((2, 40, 16), (9,), 1, 3),
+        ((2, 9, 9, 9, 16), (5, 5, 6), 1, 3),
         ((2, 6, 6, 6, 16), (3, 3, 3), 1, 0),
     ],
 )
-def test_forms_that_onednn_computes_of_depthwise_convolutions(onednn, x, window, dilation, calls):
+def test_forms_that_onednn_computes_of_depthwise_convolutions(onednn, x, window, dilation, many):
     axes = len(window)
     conv = lambda x, w: kernels.convolution(
         x, w, (1,) * axes, "SAME", rhs_dilation=(dilation,) * axes, feature_group_count=16,
@@ -198,7 +258,7 @@ def test_forms_that_onednn_computes_of_depthwise_convolutions(onednn, x, window,
     with kernels.using(onednn):
         step = jax.jit(jax.value_and_grad(lambda x, w: (conv(x, w) ** 2).sum(), (0, 1)))
         text = step.lower(jnp.ones(x), jnp.ones((*window, 1, 16))).as_text()
-    assert text.count("stablehlo.custom_call @cnnjax") == calls
+    assert text.count("stablehlo.custom_call @cnnjax") == many
 
 
 @pytest.mark.parametrize("few, many", [((5, 64, 64), (15, 64, 64)), ((3, 64, 8), (3, 256, 128))])
