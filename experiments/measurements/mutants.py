@@ -32,7 +32,11 @@ DATA, DURATIONS = KEPT / "coverage", KEPT / "durations.jsonl"
 # The suite's parts, as `make test` runs them: environment, arguments, and where a test of this part stands.
 PARTS = (
     ({}, ["--ignore=tests/kernels"], lambda test: not test.startswith("tests/kernels")),
-    (dict(CNNJAX_TEST_DEVICES="1"), ["--dist=worksteal", "tests/kernels"], lambda test: test.startswith("tests/kernels")),
+    (
+        dict(CNNJAX_TEST_DEVICES="1"),
+        ["--dist=worksteal", "tests/kernels"],
+        lambda test: test.startswith("tests/kernels"),
+    ),
 )
 SETTINGS = """[run]
 source = {root}/cnnjax
@@ -182,7 +186,9 @@ def run(arguments) -> int:
     trees = [KEPT / f"tree{n}" for n in range(arguments.processes)]
     for tree in trees:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, capture_output=True)
-        subprocess.run(["git", "worktree", "add", "--quiet", "--force", "--detach", str(tree), "HEAD"], cwd=ROOT, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--force", "--detach", str(tree), "HEAD"], cwd=ROOT, check=True
+        )
 
     def work(tree: Path) -> None:
         while True:
@@ -194,7 +200,9 @@ def run(arguments) -> int:
             tests = chosen(mutant, by_file, seconds, arguments.seconds)
             caught = verdict(mutant, tree, tests, seconds, marks) if tests else ""
             taken = time.monotonic() - started
-            rows[number] = dict(file=mutant.file, why=mutant.why, caught_by=caught, tests=len(tests), seconds=round(taken))
+            rows[number] = dict(
+                file=mutant.file, why=mutant.why, caught_by=caught, tests=len(tests), seconds=round(taken)
+            )
             print(f"{'caught' if caught else 'MISSED'}  {mutant.file}: {mutant.why}  "
                   f"[{caught or f'{len(tests)} tests'}, {taken:.0f} s]", flush=True)  # fmt: skip
 
