@@ -17,6 +17,7 @@ A layout also says which kernels the step is traced with: on one CPU device and 
 import contextlib
 import functools
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,6 +35,7 @@ from cnnjax.errors import RunError, UserError
 DATA, FSDP = "data", "fsdp"
 SMALLEST_SHARDED = 1024  # elements: to gather less costs more than it saves
 MEGABYTE = 1e6
+KEPT_FROM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 # Of NVIDIA's libraries only what gives the same bits each time, and no choice among them by a stopwatch.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
@@ -313,8 +315,12 @@ def describe(layout: Layout) -> str:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in a folder of the user's own, so that the next run starts at once."""
+    """Keeps compiled programs in a folder of the user's own, so that the next run starts at once.
+
+    Those that compile in less than 0.3 s are not kept, unless JAX's own environment variable says otherwise.
+    """
     folder = cache_dir("compiled")
     remove_broken_programs(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if KEPT_FROM not in os.environ:
+        jax.config.update(KEPT_FROM.lower(), 0.3)

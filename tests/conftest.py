@@ -1,15 +1,19 @@
-"""All tests run on 8 virtual CPU devices ($CNNJAX_TEST_DEVICES: other than 8), with JAX's strictest checks."""
+"""All tests run on 8 virtual CPU devices, with JAX's strictest checks.
+
+Compiled programs are kept in .pytest_cache/d/programs: for all workers and child processes, and for the next session.
+"""
 
 import contextlib
 import os
 import resource
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-DEVICES = os.environ.get("CNNJAX_TEST_DEVICES", "8")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
-if DEVICES != "1":  # most programs run a few times only; the kernels' tests are about speed and rounding
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
+# Most programs run a few times only: to optimise them less saves more than it costs.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import numpy as np
 import pytest
@@ -17,33 +21,12 @@ from PIL import Image
 
 from cnnjax.parallel import use_compilation_cache
 
-# A file is one process's: those that take minutes come first, so that no process ends long before the other.
-LONG = (
-    "training/test_processes",
-    "sweeps/test_slurm",
-    "training/test_kills",
-    "models/test_models",
-    "training/test_loop",
-    "training/test_damage",
-    "sweeps/test_sweep_run",
-    "test_segmentation_run",
-    "test_readme",
-    "training/test_interruption",
-    "training/test_layouts",
-    "models/test_classic",
-    "test_benchmark",
-)
-
-
-def pytest_collection_modifyitems(items):
-    place = lambda item: next((n for n, name in enumerate(LONG) if f"tests/{name}.py" in item.nodeid), len(LONG))
-    items.sort(key=place)
-
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Tests prepare data and compile in a cache of their own, shared by all of a session."""
+def own_cache(tmp_path_factory, request):
+    """Tests prepare data in a cache of the session's own; programs that were compiled once are never compiled again."""
     path = tmp_path_factory.mktemp("cache")
+    (path / "compiled").symlink_to(request.config.cache.mkdir("programs"), target_is_directory=True)
     os.environ["CNNJAX_CACHE_DIR"] = str(path)
     use_compilation_cache()
     return path
@@ -69,10 +52,13 @@ def digits_folder(tmp_path_factory):
 def trained_run(tmp_path_factory):
     """A run on the embedded digits, short but good enough to be right more often than not."""
     from cnnjax import cli
+    from tests.training.short_runs import no_pictures
 
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     flags = ["--config.model.channels=8,16", "--config.model.blocks=1", "--config.steps=60", "--config.log_every=20"]
-    assert cli.main(["run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}", *flags]) == 0
+    flags += ["--config.devices=1", "--config.kernels=xla"]
+    with no_pictures():
+        assert cli.main(["run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}", *flags]) == 0
     return workdir
 
 

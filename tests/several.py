@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+UNDRAWN = (sys.executable, "-m", "tests.undrawn")  # run.py, without pictures
 
 
 def free_port() -> int:
@@ -16,11 +17,12 @@ def free_port() -> int:
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    """Of a process with so many virtual devices."""
-    return os.environ | dict(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", PYTHONUNBUFFERED="1") | more
+    """Of a process with so many virtual devices, whose programs are compiled soon rather than fast."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return os.environ | dict(XLA_FLAGS=flags, PYTHONUNBUFFERED="1") | more
 
 
-def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dict[int, tuple[str, ...]] | None = None, unlike: dict[int, dict[str, str]] | None = None):  # fmt: skip
+def start(workdir: Path, *flags: str, count: int = 2, devices: int = 2, own: dict[int, tuple[str, ...]] | None = None, unlike: dict[int, dict[str, str]] | None = None):  # fmt: skip
     """Starts the processes of a run; `own` flags, and `unlike` environments, are those of one process alone.
 
     Returns them, process 0 first.
@@ -29,7 +31,7 @@ def start(workdir: Path, *flags: str, count: int = 2, devices: int = 4, own: dic
     started = []
     for index in range(count):
         several = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={index}"] if count > 1 else []
-        command = [sys.executable, "run.py", "train", f"--workdir={workdir}", *flags, *several]
+        command = [*UNDRAWN, "train", f"--workdir={workdir}", *flags, *several]
         command += (own or {}).get(index, ())
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         started.append(

@@ -1,7 +1,10 @@
-"""Every command of the README is run, the longer ones for a few steps."""
+"""Every command of the README is run, the longer ones for a few steps: most in this process, three as a shell starts them."""
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cnnjax import cli
 from cnnjax.data import digit_scenes
+from tests.several import environment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -18,6 +23,13 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 SHORT = {"experiments/digits.py": 8, "experiments/fashion_mnist.py": 1, "experiments/folder.py": 2}
 SHORT |= {"experiments/folder_unet.py": 2, "experiments/digit_scenes_unet.py": 2}
+ONE_DEVICE = ["--config.devices=1", "--config.kernels=xla"]  # compiled soonest
+# As a shell starts them; a process of its own takes seconds to load what the others share.
+AS_PROCESSES = (
+    "python run.py",
+    "python run.py train --config=experiments/digits.py --workdir=runs/digits",
+    "python run.py sweep --config=experiments/ablations/digits_activation.py --workdir=runs/activation --parallel=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +76,68 @@ def test_make_does_what_it_says(folder, command):
     assert "pip install" in planned and "requirements.txt" in planned
 
 
+def workdir_of(command: str) -> str | None:
+    return next((word.removeprefix("--workdir=") for word in command.split() if word.startswith("--workdir=")), None)
+
+
+def made_by(command: str) -> list[str]:
+    """The commands above one that make the run directories that it reads."""
+    read = {word.partition("=")[2] for word in command.split() if word.startswith("--config.init_from=")}
+    if " train " not in command:
+        read.add(workdir_of(command))
+    makes = lambda one: workdir_of(one) in read and (" train " in one or "--parallel" in one)
+    return [one for one in COMMANDS[: COMMANDS.index(command)] if makes(one)]
+
+
+@pytest.fixture(scope="module")
+def run_once(folder):
+    """Runs a command, and those that it needs, each at most once: tests may come in any order, on any worker."""
+    done = {}
+
+    def run(command: str) -> tuple[int, str, str]:
+        if command not in done:
+            for needed in made_by(command):
+                run(needed)
+            done[command] = (as_process if command in AS_PROCESSES else in_this_process)(folder, arguments_of(command))
+        return done[command]
+
+    return run
+
+
+def arguments_of(command: str) -> list[str]:
+    python, script, *arguments = shlex.split(command)
+    assert (python, script) == ("python", "run.py")
+    if "train" in arguments:
+        steps = next(n for name, n in SHORT.items() if name in command)
+        arguments += [f"--config.steps={steps}", "--config.schedule.warmup=0", *ONE_DEVICE]
+        arguments += ["--config.model.depth=1"] if "unet" in command else []
+    return arguments
+
+
+def as_process(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
+    command = [sys.executable, "run.py", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment(1), capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def in_this_process(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["run.py", *arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make")])
-def test_commands_run(folder, command):
+def test_commands_run(run_once, command):
     if "fashion_mnist" in command and "CNNJAX_DATA_DIR" not in os.environ:
         pytest.skip("CNNJAX_DATA_DIR does not say where a prepared Fashion-MNIST lies")
-    python, *arguments = command.split()
-    assert python == "python"
-    config = next((a for a in arguments if a.startswith("--config=")), "")
-    if " train " in command:
-        arguments += [
-            f"--config.steps={next(n for name, n in SHORT.items() if name in config)}",
-            "--config.schedule.warmup=0",
-        ]
-        arguments += ["--config.model.depth=1"] if "unet" in config else []
-    environment = os.environ | dict(XLA_FLAGS="", JAX_PLATFORMS="cpu")
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and done.stdout
+    code, out, err = run_once(command)
+    assert code == 0, err
+    assert "Traceback" not in err and out
+
+
+def test_three_commands_are_processes_of_their_own():
+    assert set(AS_PROCESSES) < set(COMMANDS)
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -94,8 +151,6 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_the_table_of_alexnet_is_what_the_program_prints(capsys):
-    from cnnjax import cli
-
     assert cli.main(["run.py", "inspect", "--model=alexnet", "--format=markdown"]) == 0
     assert capsys.readouterr().out.strip() in (ROOT / "docs" / "networks.md").read_text()
 

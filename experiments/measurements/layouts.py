@@ -50,22 +50,22 @@ class Outcome(NamedTuple):
     megabytes: float  # that each device holds of the state
 
 
-def experiment(layout: dict[str, Any], random: bool, accumulate: int = 2) -> Experiment:
+def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int = 2) -> Experiment:
     config = cnnjax.Config(model=cnnjax.model("cnn"))
     config.model.channels, config.model.blocks = (16, 32), 1
     config.batch_size, config.steps, config.accumulate, config.ema_decay = 64, STEPS, accumulate, 0.9
     config.optimizer.weight_decay, config.optimizer.learning_rate = 1e-3, 0.05
     if random:
-        config.model.dropout = RANDOM["dropout"]
-        config.augmentation.mixup, config.augmentation.cutmix = RANDOM["mixup"], RANDOM["cutmix"]
+        config.model.dropout = random["dropout"]
+        config.augmentation.mixup, config.augmentation.cutmix = random["mixup"], random["cutmix"]
     for name, value in layout.items():
         setattr(config, name, value)
     return cnnjax.build(config)
 
 
-def train(layout: dict[str, Any], *, random: bool = False, dtype=jnp.float32) -> Outcome:
-    """Twenty steps on a layout; for float64 call it under jax.enable_x64."""
-    exp = experiment(layout, random)
+def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps: int = STEPS) -> Outcome:
+    """Some steps on a layout, with such randomness; for float64 call it under jax.enable_x64."""
+    exp = experiment(layout, random or {})
     model = exp.config.model.build(len(exp.record.class_names), dtype)
     exp = exp._replace(network=exp.network._replace(model=model))
     precise = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -73,7 +73,7 @@ def train(layout: dict[str, Any], *, random: bool = False, dtype=jnp.float32) ->
     step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
     megabytes = parallel.held_megabytes(state)
     losses = []
-    for n in range(STEPS):
+    for n in range(steps):
         batch = pipeline.TrainBatch(exp.train, exp.config.seed, exp.config.batch_size)(n)
         state, metrics = step(state, parallel.place_for_training(exp.layout, batch))
         losses.append(float(metrics["loss"]) / float(metrics["count"]))
@@ -95,7 +95,7 @@ def same_counts(a: dict, b: dict) -> bool:
 
 def compiled_step(layout: dict[str, Any], accumulate: int = 1) -> tuple[str, Any, Experiment]:
     """(HLO text of the compiled training step, its state, the experiment)."""
-    exp = experiment(layout, random=False, accumulate=accumulate)
+    exp = experiment(layout, random={}, accumulate=accumulate)
     state = parallel.place_state(exp.layout, initial_state(exp))
     step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
     batch = pipeline.TrainBatch(exp.train, 0, exp.config.batch_size)(0)
@@ -125,7 +125,7 @@ def main(_) -> None:
     rows, alone = [], {}
     for name, layout in LAYOUTS.items():
         row = dict(layout=name)
-        for random in (False, True):
+        for random in ({}, RANDOM):
             if random and layout.get("compile_with") == "pmap":
                 continue
             outcomes = {"float32": train(layout, random=random)}
@@ -133,7 +133,7 @@ def main(_) -> None:
                 outcomes["float64"] = train(layout, random=random, dtype=jnp.float64)
             prefix = "with randomness: " if random else ""
             for precision, outcome in outcomes.items():
-                reference = alone.setdefault((random, precision), outcome)
+                reference = alone.setdefault((prefix, precision), outcome)
                 row[f"{prefix}{precision} losses differ by"] = f"{distance(outcome.losses, reference.losses):.1e}"
                 row[f"{prefix}{precision} state differs by"] = f"{distance(outcome.state, reference.state):.1e}"
                 row[f"{prefix}{precision} test counts"] = (

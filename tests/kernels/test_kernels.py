@@ -1,44 +1,23 @@
 """Every kernel and its gradients against NumPy in float64, on random shapes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax import kernels
 from cnnjax.kernels.onednn import calls
 from tests.kernels import references
-
-EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
-BOTH = pytest.mark.parametrize("dtype", tuple(EXACT), ids=("float32", "bfloat16"))
-few = settings(
-    max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+from tests.kernels.cases import AT_ONCE, BOTH, EXACT, Case, check, close, computed, few, rounded, some
 
 
-def close(found, expected, dtype):
-    assert found.dtype == dtype
-    largest = np.abs(expected).max(initial=0) or 1
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=EXACT[dtype] * largest, rtol=0)
-
-
-def rounded(array, dtype):
-    """What the kernel sees, and the same in float64."""
-    seen = jnp.asarray(array, dtype)
-    return seen, np.asarray(seen, np.float64)
-
-
-def traced(path, function, *arrays):
-    """The value and the pull-back of a function that takes a path, compiled."""
-
-    def both(arrays, ct):
-        with kernels.using(path):
-            value, pull = jax.vjp(function, *arrays)
-            return value, pull(ct.astype(value.dtype).reshape(value.shape))
-
-    return jax.jit(both)
+def several(strategy):
+    """Random cases that share a program."""
+    return st.lists(strategy, min_size=AT_ONCE, max_size=AT_ONCE)
 
 
 @st.composite
@@ -60,68 +39,81 @@ def convolutions(draw):
     return x, (*window, inputs // groups, outputs), tuple(strides), pads, tuple(dilation), groups
 
 
+def convolution_case(dtype, x_shape, w_shape, strides, pads, dilation, groups=1, seed=0):
+    rng = np.random.default_rng(seed)
+    x, x64 = rounded(rng.normal(size=x_shape), dtype)
+    w, w64 = rounded(rng.normal(size=w_shape), dtype)
+    y64 = references.convolution(x64, w64, None, strides, pads, dilation, groups)[0]
+    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
+    expected = references.convolution(x64, w64, dy64, strides, pads, dilation, groups)
+    function = lambda x, w: kernels.convolution(
+        x, w, strides, pads, rhs_dilation=dilation, dimension_numbers=kernels.channels_last(len(strides)),
+        feature_group_count=groups,
+    )  # fmt: skip
+    return Case((x_shape, w_shape, strides, pads, dilation, groups, seed), function, (x, w), dy, expected)
+
+
 @BOTH
 @few
-@given(shape=convolutions(), seed=st.integers(0, 2**16))
-def test_convolution_and_its_gradients(path, dtype, shape, seed):
-    check_convolution(path, dtype, *shape, seed)
+@given(shapes=several(convolutions()), seed=st.integers(0, 2**16))
+def test_convolution_and_its_gradients(path, dtype, shapes, seed):
+    check(path, dtype, [convolution_case(dtype, *shape, seed) for shape in shapes])
+
+
+FORMS = [  # x, w, strides, pads, dilation: shapes that have a form of their own
+    ((1, 1, 2), (1, 2, 2), (4,), [(3, 0)], (1,)),  # a padding that no window needs, and is larger than the picture
+    ((1, 2, 2), (2, 2, 2), (3,), [(3, 0)], (1,)),
+    ((2, 8, 8, 4), (3, 3, 4, 4), (2, 2), [(0, 0), (2, -1)], (1, 1)),  # pixels taken away
+    ((2, 8, 8, 4), (3, 3, 4, 4), (1, 1), [(-1, 0), (0, 0)], (1, 1)),
+    ((2, 8, 8, 4), (1, 1, 4, 4), (2, 2), [(-1, 0), (0, -2)], (1, 1)),
+    ((2, 9, 7, 3), (2, 3, 3, 4), (2, 3), [(1, 0), (0, 2)], (1, 1)),  # windows side by side, the last pixels in none
+    ((2, 8, 8, 12), (2, 2, 12, 5), (2, 2), [(0, 0), (0, 0)], (1, 1)),
+    ((1, 130, 129, 64), (2, 2, 64, 3), (2, 2), [(1, 0), (0, 1)], (1, 1)),  # a product on every path
+    ((2, 3, 7, 4, 5), (2, 3, 1, 5, 3), (2, 3, 1), [(1, 0), (0, 2), (1, 0)], (1, 1, 1)),
+    ((2, 12, 12, 9), (4, 4, 9, 6), (4, 4), [(-1, 0), (0, 0)], (1, 1)),
+    ((2, 9, 9, 3), (2, 2, 3, 4), (2, 2), [(1, 0), (0, 0)], (2, 2)),
+    (
+        (3, 8, 16, 21),
+        (7, 7, 21, 13),
+        (7, 7),
+        [(-2, 2), (0, 0)],
+        (1, 1),
+    ),  # which XLA computes wrong, reading beyond x
+    (
+        (3, 20, 20, 12),
+        (1, 1, 12, 7),
+        (1, 1),
+        [(0, 0), (0, 0)],
+        (1, 1),
+    ),  # more pixels than oneDNN takes as one product
+    ((3, 20, 20, 12), (1, 1, 12, 7), (1, 2), [(0, 0), (0, 0)], (1, 1)),
+    ((3, 20, 20, 12), (1, 1, 12, 7), (3, 2), [(0, 0), (0, 0)], (1, 1)),
+    ((2, 9, 9, 1), (5, 5, 1, 6), (1, 1), [(2, 2), (2, 2)], (1, 1)),  # one input
+    ((2, 9, 9, 1), (3, 3, 1, 6), (2, 2), [(1, 1), (0, 1)], (2, 2)),
+    ((2, 9, 8, 3), (3, 3, 3, 8), (2, 1), [(1, 1), (0, 1)], (1, 2)),  # few: 27 terms
+    ((2, 5, 5, 3), (3, 3, 3, 76), (1, 1), [(1, 1), (1, 1)], (1, 1)),  # but many outputs
+    ((2, 9, 8, 6), (5, 5, 6, 7), (1, 1), [(0, 0), (1, 3)], (1, 1)),
+    ((2, 9, 8, 20), (3, 2, 20, 10), (1, 1), [(3, 0), (0, 2)], (1, 3)),  # half as many outputs as inputs
+    ((2, 5, 6, 4, 18), (2, 3, 1, 18, 3), (1, 1, 1), [(1, 2), (1, 0), (2, 0)], (2, 1, 1)),
+    ((2, 9, 6), (3, 6, 3), (1,), [(1, 4)], (2,)),
+    ((3, 2, 1, 12), (3, 3, 12, 20), (1, 1), [(1, 1), (2, 1)], (1, 1)),  # a picture smaller than the window
+    ((3, 4, 2, 12), (3, 3, 12, 20), (2, 1), [(2, 3), (3, 2)], (2, 3)),
+    ((2, 9, 8, 12), (3, 3, 12, 7), (1, 1), [(2, 2), (1, 0)], (2, 1)),  # many
+    ((2, 9, 8, 12), (3, 2, 12, 7), (2, 1), [(1, 1), (4, 0)], (1, 2)),
+    ((2, 9, 8, 12), (1, 1, 12, 7), (2, 2), [(0, 0), (0, 0)], (1, 1)),
+    ((2, 9, 8, 12), (1, 1, 12, 7), (1, 2), [(1, 0), (0, 3)], (1, 1)),  # whole windows beyond the picture
+    ((2, 30, 12), (11, 12, 7), (4,), [(0, 0)], (1,)),
+    ((2, 6, 18, 16), (2, 3, 16, 16), (1, 1), [(3, 0), (3, 3)], (1, 1)),  # windows beyond the picture
+    ((1, 1, 2), (2, 2, 1), (2,), [(1, 0)], (1,)),  # a picture smaller than the stride
+    ((2, 2, 1), (2, 1, 16), (3,), [(0, 2)], (1,)),
+    ((2, 2, 5, 3), (3, 2, 3, 16), (3, 2), [(0, 2), (0, 0)], (1, 1)),
+    ((2, 5, 5, 4, 9), (3, 3, 2, 9, 3), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1)),
+]
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "x, w, strides, pads, dilation",
-    [
-        ((1, 1, 2), (1, 2, 2), (4,), [(3, 0)], (1,)),  # a padding that no window needs, and is larger than the picture
-        ((1, 2, 2), (2, 2, 2), (3,), [(3, 0)], (1,)),
-        ((2, 8, 8, 4), (3, 3, 4, 4), (2, 2), [(0, 0), (2, -1)], (1, 1)),  # pixels taken away
-        ((2, 8, 8, 4), (3, 3, 4, 4), (1, 1), [(-1, 0), (0, 0)], (1, 1)),
-        ((2, 8, 8, 4), (1, 1, 4, 4), (2, 2), [(-1, 0), (0, -2)], (1, 1)),
-        ((2, 9, 7, 3), (2, 3, 3, 4), (2, 3), [(1, 0), (0, 2)], (1, 1)),  # windows side by side, the last pixels in none
-        ((2, 8, 8, 12), (2, 2, 12, 5), (2, 2), [(0, 0), (0, 0)], (1, 1)),
-        ((1, 130, 129, 64), (2, 2, 64, 3), (2, 2), [(1, 0), (0, 1)], (1, 1)),  # a product on every path
-        ((2, 3, 7, 4, 5), (2, 3, 1, 5, 3), (2, 3, 1), [(1, 0), (0, 2), (1, 0)], (1, 1, 1)),
-        ((2, 12, 12, 9), (4, 4, 9, 6), (4, 4), [(-1, 0), (0, 0)], (1, 1)),
-        ((2, 9, 9, 3), (2, 2, 3, 4), (2, 2), [(1, 0), (0, 0)], (2, 2)),
-        (
-            (3, 8, 16, 21),
-            (7, 7, 21, 13),
-            (7, 7),
-            [(-2, 2), (0, 0)],
-            (1, 1),
-        ),  # which XLA computes wrong, reading beyond x
-        (
-            (3, 20, 20, 12),
-            (1, 1, 12, 7),
-            (1, 1),
-            [(0, 0), (0, 0)],
-            (1, 1),
-        ),  # more pixels than oneDNN takes as one product
-        ((3, 20, 20, 12), (1, 1, 12, 7), (1, 2), [(0, 0), (0, 0)], (1, 1)),
-        ((3, 20, 20, 12), (1, 1, 12, 7), (3, 2), [(0, 0), (0, 0)], (1, 1)),
-        ((2, 9, 9, 1), (5, 5, 1, 6), (1, 1), [(2, 2), (2, 2)], (1, 1)),  # one input
-        ((2, 9, 9, 1), (3, 3, 1, 6), (2, 2), [(1, 1), (0, 1)], (2, 2)),
-        ((2, 9, 8, 3), (3, 3, 3, 8), (2, 1), [(1, 1), (0, 1)], (1, 2)),  # few: 27 terms
-        ((2, 5, 5, 3), (3, 3, 3, 76), (1, 1), [(1, 1), (1, 1)], (1, 1)),  # but many outputs
-        ((2, 9, 8, 6), (5, 5, 6, 7), (1, 1), [(0, 0), (1, 3)], (1, 1)),
-        ((2, 9, 8, 20), (3, 2, 20, 10), (1, 1), [(3, 0), (0, 2)], (1, 3)),  # half as many outputs as inputs
-        ((2, 5, 6, 4, 18), (2, 3, 1, 18, 3), (1, 1, 1), [(1, 2), (1, 0), (2, 0)], (2, 1, 1)),
-        ((2, 9, 6), (3, 6, 3), (1,), [(1, 4)], (2,)),
-        ((3, 2, 1, 12), (3, 3, 12, 20), (1, 1), [(1, 1), (2, 1)], (1, 1)),  # a picture smaller than the window
-        ((3, 4, 2, 12), (3, 3, 12, 20), (2, 1), [(2, 3), (3, 2)], (2, 3)),
-        ((2, 9, 8, 12), (3, 3, 12, 7), (1, 1), [(2, 2), (1, 0)], (2, 1)),  # many
-        ((2, 9, 8, 12), (3, 2, 12, 7), (2, 1), [(1, 1), (4, 0)], (1, 2)),
-        ((2, 9, 8, 12), (1, 1, 12, 7), (2, 2), [(0, 0), (0, 0)], (1, 1)),
-        ((2, 9, 8, 12), (1, 1, 12, 7), (1, 2), [(1, 0), (0, 3)], (1, 1)),  # whole windows beyond the picture
-        ((2, 30, 12), (11, 12, 7), (4,), [(0, 0)], (1,)),
-        ((2, 6, 18, 16), (2, 3, 16, 16), (1, 1), [(3, 0), (3, 3)], (1, 1)),  # windows beyond the picture
-        ((1, 1, 2), (2, 2, 1), (2,), [(1, 0)], (1,)),  # a picture smaller than the stride
-        ((2, 2, 1), (2, 1, 16), (3,), [(0, 2)], (1,)),
-        ((2, 2, 5, 3), (3, 2, 3, 16), (3, 2), [(0, 2), (0, 0)], (1, 1)),
-        ((2, 5, 5, 4, 9), (3, 3, 2, 9, 3), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1)),
-    ],
-)
-def test_convolution_of_the_shapes_that_have_a_form_of_their_own(path, dtype, x, w, strides, pads, dilation):
-    check_convolution(path, dtype, x, w, strides, pads, dilation, 1, 0)
+def test_convolution_of_the_shapes_that_have_a_form_of_their_own(path, dtype):
+    check(path, dtype, [convolution_case(dtype, *form) for form in some(FORMS, dtype)])
 
 
 def test_a_portable_sum_of_few_inputs_is_rounded_once():
@@ -165,38 +157,37 @@ def test_a_picture_smaller_than_its_window_is_padded_before_on_the_portable_path
     assert text.count("stablehlo.pad") == padded
 
 
+GROUPED = [  # x, w, strides, pads, dilation, groups
+    ((4, 16, 16, 16), (3, 3, 1, 16), (1, 1), [(1, 1), (1, 1)], (1, 1), 16),
+    ((4, 16, 16, 16), (7, 7, 1, 16), (1, 1), [(3, 3), (3, 3)], (1, 1), 16),  # rounded once, not place by place
+    ((2, 19, 20, 5), (9, 6, 1, 5), (2, 3), [(4, 3), (0, 2)], (2, 1), 5),
+    ((2, 50, 3), (40, 1, 3), (3,), [(0, 5)], (1,), 3),
+    ((2, 7, 6, 8, 3), (4, 5, 6, 1, 3), (1, 2, 1), [(1, 2), (2, 2), (0, 0)], (1, 1, 1), 3),
+    ((2, 9, 9, 4), (6, 6, 1, 4), (2, 2), [(0, 2), (-1, 1)], (1, 1), 4),
+    ((3, 2, 2, 20), (7, 7, 1, 20), (1, 1), [(3, 3), (3, 3)], (1, 1), 20),  # oneDNN: columns by threes, of zeros
+    ((3, 2, 3, 20), (3, 3, 1, 20), (1, 1), [(1, 1), (1, 1)], (1, 1), 20),
+    ((8, 14, 15, 18), (5, 5, 1, 18), (2, 1), [(1, 2), (2, 0)], (1, 1), 18),
+    ((2, 9, 9, 16), (3, 4, 1, 16), (1, 3), [(2, 0), (0, 5)], (1, 1), 16),
+    ((2, 9, 9, 16), (4, 4, 1, 16), (2, 2), [(6, 1), (0, 4)], (1, 1), 16),  # whole windows beyond the picture
+    ((2, 9, 9, 16), (3, 5, 1, 16), (1, 2), [(2, 2), (4, 4)], (2, 2), 16),
+    ((2, 9, 9, 6), (4, 4, 1, 6), (4, 4), [(1, 0), (0, 2)], (1, 1), 6),  # side by side
+    ((3, 7, 6, 6), (7, 6, 1, 6), (1, 1), [(0, 0), (0, 0)], (1, 1), 6),  # one position
+    ((3, 5, 8, 6), (7, 6, 1, 6), (2, 3), [(2, 1), (-1, 1)], (1, 1), 6),
+    ((2, 700, 4), (50, 1, 4), (30,), [(3, 0)], (1,), 4),
+    ((1, 7, 8, 9, 3), (5, 6, 7, 1, 3), (2, 1, 1), [(2, 1), (0, 0), (3, 3)], (1, 1, 1), 3),
+    ((4, 30, 16), (9, 1, 16), (2,), [(4, 4)], (1,), 16),  # oneDNN: a picture of one column
+    ((3, 3, 16), (5, 1, 16), (1,), [(2, 2)], (1,), 16),
+    ((2, 30, 16), (3, 1, 16), (1,), [(2, 2)], (2,), 16),
+    ((2, 6, 5, 7, 8), (3, 3, 3, 1, 8), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1), 8),
+    ((1, 130, 129, 64), (2, 2, 32, 6), (2, 2), [(0, 0), (0, 1)], (1, 1), 2),
+    ((2, 6, 5, 36), (3, 3, 2, 54), (2, 1), [(1, 0), (1, 1)], (1, 1), 18),
+    ((1, 1, 9, 48), (1, 1, 16, 6), (4, 4), [(3, 0), (3, 5)], (3, 2), 3),
+]
+
+
 @BOTH
-@pytest.mark.parametrize(
-    "x, w, strides, pads, dilation, groups",
-    [
-        ((4, 16, 16, 16), (3, 3, 1, 16), (1, 1), [(1, 1), (1, 1)], (1, 1), 16),
-        ((4, 16, 16, 16), (7, 7, 1, 16), (1, 1), [(3, 3), (3, 3)], (1, 1), 16),  # rounded once, not place by place
-        ((2, 19, 20, 5), (9, 6, 1, 5), (2, 3), [(4, 3), (0, 2)], (2, 1), 5),
-        ((2, 50, 3), (40, 1, 3), (3,), [(0, 5)], (1,), 3),
-        ((2, 7, 6, 8, 3), (4, 5, 6, 1, 3), (1, 2, 1), [(1, 2), (2, 2), (0, 0)], (1, 1, 1), 3),
-        ((2, 9, 9, 4), (6, 6, 1, 4), (2, 2), [(0, 2), (-1, 1)], (1, 1), 4),
-        ((3, 2, 2, 20), (7, 7, 1, 20), (1, 1), [(3, 3), (3, 3)], (1, 1), 20),  # oneDNN: columns by threes, of zeros
-        ((3, 2, 3, 20), (3, 3, 1, 20), (1, 1), [(1, 1), (1, 1)], (1, 1), 20),
-        ((8, 14, 15, 18), (5, 5, 1, 18), (2, 1), [(1, 2), (2, 0)], (1, 1), 18),
-        ((2, 9, 9, 16), (3, 4, 1, 16), (1, 3), [(2, 0), (0, 5)], (1, 1), 16),
-        ((2, 9, 9, 16), (4, 4, 1, 16), (2, 2), [(6, 1), (0, 4)], (1, 1), 16),  # whole windows beyond the picture
-        ((2, 9, 9, 16), (3, 5, 1, 16), (1, 2), [(2, 2), (4, 4)], (2, 2), 16),
-        ((2, 9, 9, 6), (4, 4, 1, 6), (4, 4), [(1, 0), (0, 2)], (1, 1), 6),  # side by side
-        ((3, 7, 6, 6), (7, 6, 1, 6), (1, 1), [(0, 0), (0, 0)], (1, 1), 6),  # one position
-        ((3, 5, 8, 6), (7, 6, 1, 6), (2, 3), [(2, 1), (-1, 1)], (1, 1), 6),
-        ((2, 700, 4), (50, 1, 4), (30,), [(3, 0)], (1,), 4),
-        ((1, 7, 8, 9, 3), (5, 6, 7, 1, 3), (2, 1, 1), [(2, 1), (0, 0), (3, 3)], (1, 1, 1), 3),
-        ((4, 30, 16), (9, 1, 16), (2,), [(4, 4)], (1,), 16),  # oneDNN: a picture of one column
-        ((3, 3, 16), (5, 1, 16), (1,), [(2, 2)], (1,), 16),
-        ((2, 30, 16), (3, 1, 16), (1,), [(2, 2)], (2,), 16),
-        ((2, 6, 5, 7, 8), (3, 3, 3, 1, 8), (1, 2, 1), [(1, 1)] * 3, (1, 1, 1), 8),
-        ((1, 130, 129, 64), (2, 2, 32, 6), (2, 2), [(0, 0), (0, 1)], (1, 1), 2),
-        ((2, 6, 5, 36), (3, 3, 2, 54), (2, 1), [(1, 0), (1, 1)], (1, 1), 18),
-        ((1, 1, 9, 48), (1, 1, 16, 6), (4, 4), [(3, 0), (3, 5)], (3, 2), 3),
-    ],
-)
-def test_convolution_in_groups(path, dtype, x, w, strides, pads, dilation, groups):
-    check_convolution(path, dtype, x, w, strides, pads, dilation, groups, 0)
+def test_convolution_in_groups(path, dtype):
+    check(path, dtype, [convolution_case(dtype, *form) for form in some(GROUPED, dtype)])
 
 
 @pytest.mark.parametrize("window, stride, pads", [(3, 1, 9), (3, 2, 9), (5, 1, 1), (5, 2, 1), (4, 4, 1), (8, 1, 1)])
@@ -276,31 +267,15 @@ def test_portable_programs_do_not_grow_with_window_and_groups(few, many):
     assert operations(*many) < operations(*few)
 
 
-def check_convolution(path, dtype, x_shape, w_shape, strides, pads, dilation, groups, seed):
-    rng = np.random.default_rng(seed)
-    x, x64 = rounded(rng.normal(size=x_shape), dtype)
-    w, w64 = rounded(rng.normal(size=w_shape), dtype)
-    y64 = references.convolution(x64, w64, None, strides, pads, dilation, groups)[0]
-    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
-    expected = references.convolution(x64, w64, dy64, strides, pads, dilation, groups)
-    function = lambda x, w: kernels.convolution(
-        x, w, strides, pads, rhs_dilation=dilation, dimension_numbers=kernels.channels_last(len(strides)),
-        feature_group_count=groups,
-    )  # fmt: skip
-    y, (dx, dw) = traced(path, function)((x, w), dy)
-    for found, reference in zip((y, dx, dw), expected, strict=True):
-        assert found.shape == reference.shape
-        close(found, reference, dtype)
-
-
 @pytest.mark.parametrize("pads", ([(1, -1), (2, 1), (0, 0)], [(-2, 0), (0, 0), (0, 3)]))
 def test_transposed_convolution_takes_pixels_away(any_path, pads):
     rng = np.random.default_rng(0)
     x, w = (jnp.float32(rng.normal(size=shape)) for shape in ((2, 5, 4, 3, 3), (3, 2, 3, 3, 4)))
     expected, pull = jax.vjp(lambda x, w: jax.lax.conv_transpose(x, w, (2, 1, 3), pads), x, w)
     dy = jnp.float32(rng.normal(size=expected.shape))
-    y, gradients = traced(any_path, lambda x, w: kernels.conv_transpose(x, w, (2, 1, 3), pads))((x, w), dy)
-    for found, reference in zip((y, *gradients), (expected, *pull(dy)), strict=True):
+    transposed = lambda x, w: kernels.conv_transpose(x, w, (2, 1, 3), pads)
+    (results,) = computed(any_path, [Case(pads, transposed, (x, w), dy, ())])
+    for found, reference in zip(results, (expected, *pull(dy)), strict=True):
         assert found.shape == reference.shape
         np.testing.assert_allclose(found, reference, atol=1e-4)
 
@@ -311,35 +286,43 @@ def test_a_padding_that_is_none_is_refused_as_in_lax():
             kernels.conv_transpose(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 3, 3)), (2, 2), "FOO")
 
 
-@pytest.mark.parametrize("padding", ("SAME", "VALID", "pairs"))
-@pytest.mark.parametrize("size, strides, dilation", [((2, 2), (2, 2), 1), ((3, 3), (2, 2), 1), ((4, 3), (3, 1), 1),
-                                                     ((3,), (2,), 2), ((2, 3, 2), (2, 1, 3), 1)])  # fmt: skip
-def test_transposed_convolution_spreads_its_input(any_path, size, strides, dilation, padding):
-    rng, axes = np.random.default_rng(0), len(size)
-    x, w = rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), rng.normal(size=(*size, 3, 4))
-    full = [(n - 1) * s + (k - 1) * dilation + 1 for n, s, k in zip(x.shape[1:-1], strides, size)]
-    y = np.zeros((2, *full, 4))
-    for place in np.ndindex(*size):  # out[s * i + d * (k - 1 - j)] += x[i] w[j]
-        at = [slice(d := dilation * (k - 1 - j), d + (n - 1) * s + 1, s)
-              for j, k, n, s in zip(place, size, x.shape[1:-1], strides)]  # fmt: skip
-        y[(slice(None), *at)] += x @ w[place]
-    padding = [(1, 2)] * axes if padding == "pairs" else padding
-    expected = jax.lax.conv_transpose(*map(jnp.float32, (x, w)), strides, padding, rhs_dilation=(dilation,) * axes)
-    with kernels.using(any_path):
-        found = jax.jit(lambda x, w: kernels.conv_transpose(x, w, strides, padding, rhs_dilation=(dilation,) * axes))(
-            jnp.float32(x), jnp.float32(w)
-        )
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    if padding == "VALID" and all(k >= s for k, s in zip(size, strides)) and dilation == 1:
-        close(found, y, jnp.float32)
+SPREAD = [((2, 2), (2, 2), 1), ((3, 3), (2, 2), 1), ((4, 3), (3, 1), 1), ((3,), (2,), 2), ((2, 3, 2), (2, 1, 3), 1)]
+
+
+def test_transposed_convolution_spreads_its_input(any_path):
+    cases, by_hand = [], []
+    for (size, strides, dilation), padding in itertools.product(SPREAD, ("SAME", "VALID", "pairs")):
+        rng, axes = np.random.default_rng(0), len(size)
+        x, w = rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), rng.normal(size=(*size, 3, 4))
+        full = [(n - 1) * s + (k - 1) * dilation + 1 for n, s, k in zip(x.shape[1:-1], strides, size)]
+        y = np.zeros((2, *full, 4))
+        for place in np.ndindex(*size):  # out[s * i + d * (k - 1 - j)] += x[i] w[j]
+            at = [slice(d := dilation * (k - 1 - j), d + (n - 1) * s + 1, s)
+                  for j, k, n, s in zip(place, size, x.shape[1:-1], strides)]  # fmt: skip
+            y[(slice(None), *at)] += x @ w[place]
+        given = dict(padding=[(1, 2)] * axes if padding == "pairs" else padding, rhs_dilation=(dilation,) * axes)
+        x, w = map(jnp.float32, (x, w))
+        expected = jax.lax.conv_transpose(x, w, strides, **given)
+        function = lambda x, w, s=strides, given=given: kernels.conv_transpose(x, w, s, **given)
+        cases.append(Case((size, strides, dilation, padding), function, (x, w), expected, (expected,)))
+        whole = padding == "VALID" and all(k >= s for k, s in zip(size, strides)) and dilation == 1
+        by_hand.append(y if whole else None)
+    for case, (found, *_), y in zip(cases, computed(any_path, cases), by_hand, strict=True):
+        assert found.shape == case.expected[0].shape, case.name
+        np.testing.assert_allclose(found, case.expected[0], atol=1e-4, err_msg=str(case.name))
+        if y is not None:
+            close(found, y, jnp.float32, case.name)
+
+
+TRANSPOSED = [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((4, 3), (3, 1)), ((3,), (3,)), ((2, 3, 2), (2, 3, 2))]
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "size, strides", [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((4, 3), (3, 1)), ((3,), (3,)), ((2, 3, 2), (2, 3, 2))]
-)
-def test_transposed_convolution_and_its_gradients(any_path, dtype, size, strides):
+def test_transposed_convolution_and_its_gradients(any_path, dtype):
+    check(any_path, dtype, [transposed_case(dtype, size, strides) for size, strides in TRANSPOSED])
+
+
+def transposed_case(dtype, size, strides):
     rng, axes = np.random.default_rng(0), len(size)
     x, x64 = rounded(rng.normal(size=(2, *(5, 4, 3)[:axes], 3)), dtype)
     w, w64 = rounded(rng.normal(size=(*size, 3, 4)), dtype)
@@ -352,10 +335,8 @@ def test_transposed_convolution_and_its_gradients(any_path, dtype, size, strides
         y64[at] += x64 @ w64[place]
         dx64 += dy64[at] @ w64[place].T
         dw64[place] = np.tensordot(x64, dy64[at], [range(axes + 1)] * 2)
-    y, (dx, dw) = traced(any_path, lambda x, w: kernels.conv_transpose(x, w, strides, "VALID"))((x, w), dy)
-    for found, reference in zip((y, dx, dw), (y64, dx64, dw64), strict=True):
-        assert found.shape == reference.shape
-        close(found, reference, dtype)
+    function = lambda x, w: kernels.conv_transpose(x, w, strides, "VALID")
+    return Case((size, strides), function, (x, w), dy, (y64, dx64, dw64))
 
 
 def test_a_gpus_transposed_convolution_dilates_no_input():
@@ -388,57 +369,63 @@ def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(side)
 
 @BOTH
 @few
-@given(sizes=st.tuples(*[st.integers(1, 40)] * 3), seed=st.integers(0, 2**16))
+@given(sizes=several(st.tuples(*[st.integers(1, 40)] * 3)), seed=st.integers(0, 2**16))
 def test_dense_and_its_gradients(path, dtype, sizes, seed):
-    check_dense(path, dtype, *sizes, seed)
+    check(path, dtype, [dense_case(dtype, *size, seed) for size in sizes])
 
 
 @BOTH
-@pytest.mark.parametrize("rows, inner, columns", [(4, 512, 300), (700, 300, 256), (1, 70000, 1)])
-def test_dense_of_large_matrices(path, dtype, rows, inner, columns):
-    check_dense(path, dtype, rows, inner, columns, 0)
+def test_dense_of_large_matrices(path, dtype):
+    check(path, dtype, [dense_case(dtype, *size, 0) for size in ((4, 512, 300), (700, 300, 256), (1, 70000, 1))])
 
 
-def check_dense(path, dtype, rows, inner, columns, seed):
+def dense_case(dtype, rows, inner, columns, seed):
     rng = np.random.default_rng(seed)
-    (a, a64), (b, b64) = (
-        rounded(rng.normal(size=(rows, inner)), dtype),
-        rounded(rng.normal(size=(inner, columns)), dtype),
-    )
+    a, a64 = rounded(rng.normal(size=(rows, inner)), dtype)
+    b, b64 = rounded(rng.normal(size=(inner, columns)), dtype)
     dy, dy64 = rounded(rng.normal(size=(rows, columns)), dtype)
-    y, (da, db) = traced(path, lambda a, b: kernels.dense(a, b, (((1,), (0,)), ((), ()))))((a, b), dy)
-    for found, expected in zip((y, da, db), (a64 @ b64, dy64 @ b64.T, a64.T @ dy64), strict=True):
-        close(found, expected, dtype)
+    function = lambda a, b: kernels.dense(a, b, (((1,), (0,)), ((), ())))
+    return Case((rows, inner, columns, seed), function, (a, b), dy, (a64 @ b64, dy64 @ b64.T, a64.T @ dy64))
+
+
+@st.composite
+def poolings(draw):
+    """(x, window, strides, pads), x of whole numbers: many ties."""
+    axes = draw(st.integers(1, 3))
+    window = tuple(draw(st.integers(1, 4)) for _ in range(axes))
+    strides = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    least = draw(st.sampled_from((0, 0, -2)))
+    pads = [(draw(st.integers(least, k - 1)), draw(st.integers(least, k - 1))) for k in window]
+    sizes = [k + 2 * max(0, -least) + draw(st.integers(0, 7)) for k in window]
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    x = rng.integers(-2, 3, (2, *sizes, draw(st.integers(1, 20)))).astype(np.float64)
+    return x, window, strides, pads
 
 
 @BOTH
 @few
-@given(data=st.data(), seed=st.integers(0, 2**16))
-def test_max_pool_and_its_gradient(any_path, dtype, data, seed):
-    axes = data.draw(st.integers(1, 3))
-    window = tuple(data.draw(st.integers(1, 4)) for _ in range(axes))
-    strides = tuple(data.draw(st.integers(1, 3)) for _ in range(axes))
-    least = data.draw(st.sampled_from((0, 0, -2)))
-    pads = [(data.draw(st.integers(least, k - 1)), data.draw(st.integers(least, k - 1))) for k in window]
-    sizes = [k + 2 * max(0, -least) + data.draw(st.integers(0, 7)) for k in window]
-    rng = np.random.default_rng(seed)
-    x = rng.integers(-2, 3, (2, *sizes, data.draw(st.integers(1, 20)))).astype(np.float64)  # whole numbers: many ties
+@given(drawn=several(poolings()), seed=st.integers(0, 2**16))
+def test_max_pool_and_its_gradient(any_path, dtype, drawn, seed):
+    check(any_path, dtype, [pooling_case(dtype, *pooling, seed) for pooling in drawn])
+
+
+def pooling_case(dtype, x, window, strides, pads, seed):
     y64, _ = references.max_pool(x, None, window, strides, pads)
-    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
-    y64, dx64 = references.max_pool(x, dy64, window, strides, pads)
-    y, (dx,) = traced(any_path, lambda x: kernels.max_pool(x, window, strides, pads))((jnp.asarray(x, dtype),), dy)
-    close(y, y64, dtype)
-    close(dx, dx64, dtype)
+    dy, dy64 = rounded(np.random.default_rng(seed).normal(size=y64.shape), dtype)
+    function = lambda x: kernels.max_pool(x, window, strides, pads)
+    expected = references.max_pool(x, dy64, window, strides, pads)
+    return Case((x.shape, window, strides, pads), function, (jnp.asarray(x, dtype),), dy, expected)
 
 
 def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(any_path):
     """After ReLU whole windows are zero."""
-    x = jnp.zeros((1, 6, 6, 17))
+    x, cases = jnp.zeros((1, 6, 6, 17)), []
     for window, strides in (((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 3), (1, 1))):
         pool = lambda x, w=window, s=strides: kernels.max_pool(x, w, s, ((0, 0), (0, 0)))
         expected = jax.grad(lambda x: pool(x).sum())(x)  # noqa: B023 (XLA's path: lax.reduce_window)
-        found = traced(any_path, pool)((x,), jnp.ones_like(pool(x)))[1][0]
-        np.testing.assert_array_equal(found, expected)
+        cases.append(Case((window, strides), pool, (x,), jnp.ones_like(pool(x)), (expected,)))
+    for case, (_, found) in zip(cases, computed(any_path, cases), strict=True):
+        np.testing.assert_array_equal(found, case.expected[0], err_msg=str(case.name))
 
 
 def test_float64_stays_float64(any_path):
@@ -447,7 +434,7 @@ def test_float64_stays_float64(any_path):
     with jax.enable_x64(True):
         _, dx = references.max_pool(x, dy[:, ::2, ::2], (2, 2), (2, 2), [(0, 0)] * 2)
         pool = lambda x: kernels.max_pool(x, (2, 2), (2, 2), ((0, 0), (0, 0)))
-        _, (found,) = traced(any_path, pool)((jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]))
+        ((_, found),) = computed(any_path, [Case("", pool, (jnp.float64(x),), jnp.float64(dy[:, ::2, ::2]), ())])
         np.testing.assert_array_equal(found, dx)
 
 
@@ -472,7 +459,7 @@ def test_batch_norm_of_many_values(path, mean):
     (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=16), jnp.float32) for _ in range(2))
     *expected, dscale64, dbias64 = references.batch_norm(x64, scale64, bias64, dy64, 1e-5)
     function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 1e-5)[0]
-    y, (dx, dscale, dbias) = traced(path, function)((x, scale, bias), dy)
+    ((y, dx, dscale, dbias),) = computed(path, [Case(mean, function, (x, scale, bias), dy, ())])
     with kernels.using(path):
         statistics = jax.jit(lambda: kernels.batch_norm(x, scale, bias, 1e-5)[1:])()
     for found, reference in zip((y, *statistics, dx, dbias), (*expected, dbias64), strict=True):
@@ -487,71 +474,83 @@ pictures = st.tuples(
 
 @BOTH
 @few
-@given(shape=pictures, seed=st.integers(0, 2**16))
-def test_batch_norm_and_its_gradients(path, dtype, shape, seed):
-    rng = np.random.default_rng(seed)
-    shape = (shape[0] + 2, *shape[1:])
-    (x, x64), (dy, dy64) = rounded(rng.normal(3, 2, shape), dtype), rounded(rng.normal(size=shape), dtype)
-    (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=shape[-1]), jnp.float32) for _ in range(2))
-    y64, *statistics, dx64, dscale64, dbias64 = references.batch_norm(x64, scale64, bias64, dy64, 0.1)
-    function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 0.1)[0]
-    y, (dx, dscale, dbias) = traced(path, function)((x, scale, bias), dy)
+@given(shapes=several(pictures), seed=st.integers(0, 2**16))
+def test_batch_norm_and_its_gradients(path, dtype, shapes, seed):
+    rng, cases, statistics = np.random.default_rng(seed), [], []
+    for shape in shapes:
+        shape = (shape[0] + 2, *shape[1:])
+        (x, x64), (dy, dy64) = rounded(rng.normal(3, 2, shape), dtype), rounded(rng.normal(size=shape), dtype)
+        (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=shape[-1]), jnp.float32) for _ in range(2))
+        y64, mean, var, *gradients = references.batch_norm(x64, scale64, bias64, dy64, 0.1)
+        function = lambda x, scale, bias: kernels.batch_norm(x, scale, bias, 0.1)[0]
+        cases.append(Case(shape, function, (x, scale, bias), dy, (y64, *gradients)))
+        statistics.append((mean, var))
+    results = computed(path, cases)
     with kernels.using(path):
-        found = kernels.batch_norm(x, scale, bias, 0.1)[1:]
-    close(y, y64, dtype)
-    close(dx, dx64, dtype)
-    for each, reference in zip((*found, dscale, dbias), (*statistics, dscale64, dbias64), strict=True):
-        assert each.dtype == jnp.float32
-        np.testing.assert_allclose(each, reference, atol=EXACT[dtype] * (np.abs(reference).max() or 1), rtol=0)
+        of_batches = jax.jit(lambda batches: [kernels.batch_norm(*arrays, 0.1)[1:] for arrays in batches])
+        found_statistics = of_batches([case.arrays for case in cases])
+    for case, (y, dx, dscale, dbias), found, (mean, var) in zip(
+        cases, results, found_statistics, statistics, strict=True
+    ):
+        y64, dx64, dscale64, dbias64 = case.expected
+        close(y, y64, dtype, case.name)
+        close(dx, dx64, dtype, case.name)
+        for each, reference in zip((*found, dscale, dbias), (mean, var, dscale64, dbias64), strict=True):
+            assert each.dtype == jnp.float32
+            atol = EXACT[dtype] * (np.abs(reference).max() or 1)
+            np.testing.assert_allclose(each, reference, atol=atol, rtol=0, err_msg=str(case.name))
+
+
+KINDS = st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)])
 
 
 @BOTH
 @few
-@given(shape=pictures, kind=st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)]), seed=st.integers(0, 2**16))
-def test_response_norm_and_its_gradient(any_path, dtype, shape, kind, seed):
-    check_response_norm(any_path, dtype, shape, *kind, seed)
+@given(drawn=several(st.tuples(pictures, KINDS)), seed=st.integers(0, 2**16))
+def test_response_norm_and_its_gradient(any_path, dtype, drawn, seed):
+    check(any_path, dtype, [response_case(dtype, shape, *kind, seed) for shape, kind in drawn])
 
 
 @BOTH
-@pytest.mark.parametrize("channels", (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96))
-def test_response_norm_of_many_channels(any_path, dtype, channels):
-    check_response_norm(any_path, dtype, (2, 5, 4, channels), 5, 0.75, 0)
+def test_response_norm_of_many_channels(any_path, dtype):
+    channels = (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96)
+    check(any_path, dtype, [response_case(dtype, (2, 5, 4, n), 5, 0.75, 0) for n in some(channels, dtype)])
 
 
-def check_response_norm(path, dtype, shape, n, beta, seed):
+def response_case(dtype, shape, n, beta, seed):
     rng = np.random.default_rng(seed)
     (x, x64), (dy, dy64) = rounded(3 * rng.normal(size=shape), dtype), rounded(rng.normal(size=shape), dtype)
-    y64, dx64 = references.response_norm(x64, dy64, n, 1.0, 0.1, beta)
+    expected = references.response_norm(x64, dy64, n, 1.0, 0.1, beta)
     function = lambda x: kernels.local_response_norm(x, n=n, k=1.0, alpha=0.1, beta=beta)
-    y, (dx,) = traced(path, function)((x,), dy)
-    close(y, y64, dtype)
-    close(dx, dx64, dtype)
+    return Case((shape, n, beta), function, (x,), dy, expected)
 
 
 @BOTH
 @few
-@given(shape=pictures, seed=st.integers(0, 2**16))
-def test_a_bias_gets_the_sum_over_all_positions(path, dtype, shape, seed):
-    check_bias(path, dtype, shape, seed)
+@given(shapes=several(pictures), seed=st.integers(0, 2**16))
+def test_a_bias_gets_the_sum_over_all_positions(path, dtype, shapes, seed):
+    check(path, dtype, [bias_case(dtype, shape, seed) for shape in shapes])
 
 
-@pytest.mark.parametrize("shape", [(7, 1), (131, 3), (2, 128, 64, 5), (4096, 70)])
-def test_a_bias_gets_the_sum_over_many_positions(path, shape):
-    check_bias(path, jnp.float32, shape, 0)
+def test_a_bias_gets_the_sum_over_many_positions(path):
+    shapes = [(7, 1), (131, 3), (2, 128, 64, 5), (4096, 70)]
+    check(path, jnp.float32, [bias_case(jnp.float32, shape, 0) for shape in shapes])
 
 
-def check_bias(path, dtype, shape, seed):
+def bias_case(dtype, shape, seed):
     rng = np.random.default_rng(seed)
     (y, y64), (bias, bias64) = rounded(rng.normal(size=shape), dtype), rounded(rng.normal(size=shape[-1]), dtype)
     dy, dy64 = rounded(rng.normal(size=shape), dtype)
-    found, (_, dbias) = traced(path, kernels.add_bias)((y, bias), dy)
-    close(found, y64 + bias64, dtype)
-    close(dbias, dy64.reshape(-1, shape[-1]).sum(0), dtype)
+    dbias = dy64.reshape(-1, shape[-1]).sum(0)
+    return Case(shape, kernels.add_bias, (y, bias), dy, (y64 + bias64, dy64, dbias))
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 3), (3, 5), (8, 2, 4), (3, 3, 5, 7), (1001, 999)])
-def test_square_sum_and_its_gradient(any_path, shape):
-    x, x64 = rounded(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    found, (gradient,) = traced(any_path, kernels.square_sum)((x,), jnp.ones(()))
-    close(found, (x64**2).sum(), jnp.float32)
-    close(gradient, 2 * x64, jnp.float32)
+SQUARES = [(), (1,), (7,), (0, 3), (3, 5), (8, 2, 4), (3, 3, 5, 7), (1001, 999)]
+
+
+def test_square_sum_and_its_gradient(any_path):
+    cases = []
+    for shape in SQUARES:
+        x, x64 = rounded(np.random.default_rng(0).normal(size=shape), jnp.float32)
+        cases.append(Case(shape, kernels.square_sum, (x,), jnp.ones(()), ((x64**2).sum(), 2 * x64)))
+    check(any_path, jnp.float32, cases)

@@ -13,7 +13,9 @@ from cnnjax.kernels.convolution import Geometry
 from cnnjax.kernels.onednn import calls
 from cnnjax.kernels.window import Window
 from tests.kernels import references
-from tests.kernels.test_kernels import BOTH, check_convolution, close, few, rounded
+from tests.kernels.cases import BOTH, close, few, rounded
+from tests.kernels.cases import check as check_cases
+from tests.kernels.test_kernels import convolution_case, several
 
 
 def geometry_of(x, w, pads, groups=1, strides=None, dilation=None):
@@ -35,14 +37,14 @@ def windows_of_three(draw):
 
 @BOTH
 @few
-@given(shape=windows_of_three(), seed=st.integers(0, 2**16))
-def test_the_three_convolutions(dtype, shape, seed):
-    check(dtype, *shape, seed)
+@given(shapes=several(windows_of_three()), seed=st.integers(0, 2**16))
+def test_the_three_convolutions(dtype, shapes, seed):
+    check(dtype, shapes, seed)
 
 
 @BOTH
 def test_the_three_convolutions_in_3d(dtype):
-    check(dtype, (2, 4, 3, 5, 3), (3, 3, 3, 3, 2), ((1, 1), (0, 2), (3, 0)), 0)
+    check(dtype, [((2, 4, 3, 5, 3), (3, 3, 3, 3, 2), ((1, 1), (0, 2), (3, 0)))], 0)
 
 
 @BOTH
@@ -55,7 +57,7 @@ def test_a_large_batch_is_computed_in_parts(monkeypatch, parts, dtype):
     for kind, shapes in dict(forward=(x, w), weight_gradient=(x, geometry.y)).items():
         program = jax.make_jaxpr(lambda a, b, kind=kind: winograd.convolution(a, b, kind, geometry))
         assert f"length={parts}" in str(program(*map(jnp.ones, shapes)))
-    check(dtype, x, w, pads, 0)
+    check(dtype, [(x, w, pads)], 0)
 
 
 def test_the_parts_of_a_weight_gradient_are_rounded_once(monkeypatch):
@@ -85,19 +87,26 @@ def test_what_would_not_fit_in_parts_is_not_served(x):
     assert not winograd.serves("weight_gradient", geometry, (1, 1, 1))
 
 
-def check(dtype, x_shape, w_shape, pads, seed):
-    rng, geometry = np.random.default_rng(seed), geometry_of(x_shape, w_shape, pads)
-    x, x64 = rounded(rng.normal(size=x_shape), dtype)
-    w, w64 = rounded(rng.normal(size=w_shape), dtype)
-    dy, dy64 = rounded(rng.normal(size=geometry.y), dtype)
-    ones = (1,) * len(pads)
-    expected = references.convolution(x64, w64, dy64, ones, pads, ones, 1)
-    pairs = dict(forward=(x, w), input_gradient=(dy, w), weight_gradient=(x, dy))
-    for (kind, pair), reference in zip(pairs.items(), expected, strict=True):
-        of_kind = jax.jit(lambda a, b, kind=kind: winograd.convolution(a, b, kind, geometry))
-        found = of_kind.lower(*pair).compile(dict(xla_backend_optimization_level=0))(*pair)  # compiled sooner
-        assert found.shape == reference.shape
-        close(found, reference, dtype)
+def check(dtype, shapes, seed):
+    """All three of each (x shape, w shape, pads), by one program."""
+    inputs, programs, expected = [], [], []
+    for x_shape, w_shape, pads in shapes:
+        rng, geometry = np.random.default_rng(seed), geometry_of(x_shape, w_shape, pads)
+        x, x64 = rounded(rng.normal(size=x_shape), dtype)
+        w, w64 = rounded(rng.normal(size=w_shape), dtype)
+        dy, dy64 = rounded(rng.normal(size=geometry.y), dtype)
+        ones = (1,) * len(pads)
+        inputs += [(x, w), (dy, w), (x, dy)]
+        programs += [(kind, geometry) for kind in ("forward", "input_gradient", "weight_gradient")]
+        expected += references.convolution(x64, w64, dy64, ones, pads, ones, 1)
+
+    def all_of(inputs):
+        return [winograd.convolution(*pair, *what) for pair, what in zip(inputs, programs, strict=True)]
+
+    found = jax.jit(all_of).lower(inputs).compile(dict(xla_backend_optimization_level=0))(inputs)  # compiled sooner
+    for what, one, reference in zip(programs, found, expected, strict=True):
+        assert one.shape == reference.shape, what
+        close(one, reference, dtype, what)
 
 
 MANY = {  # (x, w, groups): of so many channels that every path takes it
@@ -125,7 +134,7 @@ def test_of_many_channels_it_is_what_a_path_computes(path, x, w, groups):
     operations = jax.jit(all_three).lower(*structs).as_text()
     assert "stablehlo.convolution" not in operations and "custom_call" not in operations
     assert operations.count("stablehlo.dot_general") == 3 * groups * 4 ** (len(pads) - 1)
-    check_convolution(path, jnp.float32, x, w, ones, pads, ones, groups, 0)
+    check_cases(path, jnp.float32, [convolution_case(jnp.float32, x, w, ones, pads, ones, groups)])
 
 
 @pytest.mark.parametrize(

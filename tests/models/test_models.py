@@ -1,10 +1,11 @@
-"""Every registered network goes through the same tests, in its narrow form; at full size behind `-m slow`.
+"""Every registered network goes through the same tests, in its narrow form; at full size behind the marker slow.
 
-Of networks whose narrow forms are the same (ResNet-18 and -34) the first goes for all.
+What can be followed by shapes is tested of all networks in every run; what has to be compiled, of one network a family.
 """
 
-import dataclasses
 import functools
+import itertools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -16,35 +17,16 @@ from cnnjax import knobs, layers, models, parallel
 from cnnjax.errors import UserError
 from cnnjax.inspection.certificate import certify
 from cnnjax.inspection.field_of_view import field_of_view
+from cnnjax.inspection.findings import dead_parameters
 from cnnjax.inspection.layer_table import layer_table, output_of
 from cnnjax.models import cnn
 from cnnjax.run_directory.checkpoint import Checkpoints
+from tests.models.networks import CLASSES, DISTINCT, EACH_FAMILY, unoptimized, without_chance
 
 SHAPE = (4, 16, 16, 1)
-SIDE, CLASSES, BATCH = 32, 3, 8  # one example for each of eight devices
+SIDE, BATCH = 32, 8  # one example for each of eight devices
 LABELS = jnp.array([0, 1, 2, 0, 1, 2, 0, 1])
 AT_MOST = 150  # steps to learn a batch by heart
-# Programs here run a few times only: not to optimise them saves more than it costs.
-jit = functools.partial(jax.jit, compiler_options=dict(xla_backend_optimization_level=0))
-
-
-def without_chance(name):
-    """The narrow form of a network, with nothing left out at random."""
-    options = models.options(name).narrow()
-    for knob in knobs.walk(options):
-        if knob.name.endswith(("dropout", "stochastic_depth")):
-            knobs.assign(options, knob.name, 0.0)
-    return options
-
-
-DISTINCT = {}  # the first name of each narrow form
-for _name in models.MODELS:
-    _form = without_chance(_name)
-    DISTINCT.setdefault((type(_form), dataclasses.astuple(_form)[1:]), _name)
-# The same blocks as another one's that stands in the list, in another number or width: by hand.
-SIBLINGS = ("convnext_base", "resnext101_32x8d", "wide_resnet50_2")
-LONGEST = ("googlenet",)  # 57 convolutions in its narrow form too
-NETWORKS = [pytest.param(n, marks=pytest.mark.slow) if n in SIBLINGS + LONGEST else n for n in DISTINCT.values()]
 
 
 def loss_of(model, variables, images, labels):
@@ -76,13 +58,13 @@ class Narrow:
 
     @functools.cached_property
     def variables(self):
-        return jit(self.model.init)(jax.random.key(1), self.images)
+        return unoptimized(self.model.init)(jax.random.key(1), self.images)
 
     @functools.cached_property
     def step(self):
         """`step(variables, optimizer state) -> (variables, optimizer state, loss, logits, gradients)`, compiled."""
 
-        @jit
+        @unoptimized
         def step(variables, state):
             (loss, (changed, logits)), gradients = gradients_of(self.model, variables, self.images, LABELS)
             updates, state = self.optimizer.update(gradients, state)
@@ -98,13 +80,15 @@ class Narrow:
         return loss, gradients
 
     def shapes(self, height, width, train=False, dtype=jnp.float32):
-        """Shapes of (variables, outputs) on two images of a size. Nothing is computed."""
+        """Shapes of (variables, outputs, what each layer gives) on two images of a size. Nothing is computed."""
         model, images = self.options.build(CLASSES, dtype=dtype), jnp.zeros((2, height, width, 3))
         rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
+        kept = dict(mutable=["batch_stats", "intermediates"], capture_intermediates=True)
 
         def run():
             variables = model.init(rngs, images)
-            return variables, model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[0]
+            outputs, changed = model.apply(variables, images, train=train, rngs=rngs, **kept)
+            return variables, outputs, changed["intermediates"]
 
         return jax.eval_shape(run)
 
@@ -123,25 +107,19 @@ def leaves(tree):
     return jax.tree_util.tree_leaves_with_path(tree)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-class TestEveryModel:
-    def test_logits_are_float32_in_either_precision(self, narrow):
-        for dtype in (jnp.float32, jnp.bfloat16):
-            variables, logits = narrow.shapes(narrow.side, narrow.side, dtype=dtype)
-            assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
-            assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-
-    def test_every_layer_computes_in_bfloat16_when_asked(self, narrow):
-        model = narrow.options.build(CLASSES, dtype=jnp.bfloat16)
-        apply = lambda v: model.apply(v, narrow.images, mutable=["intermediates"], capture_intermediates=True)
-        logits, outputs = jit(apply)(narrow.variables)
-        assert bool(jnp.isfinite(logits).all())
-        outputs["intermediates"].pop("__call__")  # the logits
-        assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("bfloat16")}
+@pytest.mark.parametrize("name", DISTINCT)
+class TestEveryModelByShapes:
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+    def test_layers_compute_in_the_type_that_was_asked_for_and_logits_are_float32(self, narrow, dtype):
+        variables, logits, layers = narrow.shapes(narrow.side, narrow.side, dtype=dtype)
+        assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        layers.pop("__call__")  # the logits
+        assert {leaf.dtype for leaf in jax.tree.leaves(layers)} == {jnp.dtype(dtype)}
 
     def test_pictures_of_the_least_size_and_larger_ones(self, narrow):
         for height, width, train in ((narrow.least, narrow.least, False), (narrow.least + 5, narrow.least + 11, True)):
-            _, outputs = narrow.shapes(height, width, train=train)
+            outputs = narrow.shapes(height, width, train=train)[1]
             assert {leaf.shape for leaf in jax.tree.leaves(outputs)} == {(2, CLASSES)}
 
     def test_too_small_pictures_are_refused(self, narrow):
@@ -150,6 +128,19 @@ class TestEveryModel:
                 with pytest.raises(UserError, match="pictures of at least|too small"):
                     narrow.shapes(height, width)
 
+    def test_no_parameter_is_dead(self, narrow):
+        assert dead_parameters(narrow.model, narrow.images, train=True) == []
+
+    def test_remat_keeps_the_parameters(self, narrow):
+        model = narrow.options.build(CLASSES, remat=True)
+        shapes = jax.eval_shape(model.init, jax.random.key(1), narrow.images)
+        assert shapes == jax.eval_shape(narrow.model.init, jax.random.key(1), narrow.images)
+        _, gradients = jax.eval_shape(functools.partial(gradients_of, model), shapes, narrow.images, LABELS)
+        assert gradients == shapes["params"]
+
+
+@pytest.mark.parametrize("name", EACH_FAMILY)
+class TestOneOfEachFamily:
     def test_the_gradient_reaches_every_parameter(self, narrow):
         for path, gradient in leaves(narrow.first_step[1]):
             assert float(jnp.abs(gradient).max()) > 0, path
@@ -162,84 +153,78 @@ class TestEveryModel:
                 return
         pytest.fail(f"After {AT_MOST} steps it says {logits.argmax(-1)}, not {LABELS}.")
 
-    def test_jit_over_a_mesh_of_eight_gives_the_loss_of_one_device(self, narrow):
-        """The parameters are divided among pairs of devices, as FSDP does."""
-        layout = parallel.layout(8, fsdp=2)
-        batch = parallel.place(layout, dict(images=narrow.images, labels=LABELS))
-        program = jit(lambda variables, images, labels: loss_of(narrow.model, variables, images, labels)[0])
-        loss = program(parallel.place_state(layout, narrow.variables), **batch)
-        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
+    def test_the_field_of_view_is_certified(self, name):
+        """Of the last layer with positions, gates included, along both axes of an input that is longer than it sees."""
+        options = without_chance(name)
+        model, (*_, channels) = options.build(CLASSES), options.input_shape
+        least = models.least_size(options)
+        small, large = (LENET_ONLY,) * 2 if name == "lenet5" else (max(least, 32), max(least, 32) + 96)
+        image = lambda height, width: jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+        table = layer_table(model, image(large, large), cut_gates=True, train=False)
+        last = [row for row in table.rows if len(row.shape) == 4][-1]
+        view = last.field_of_view[0]
+        long = small if name == "lenet5" else max(small, view.size + 3 * view.stride)
+        function = lambda x, v: output_of(model, v, last.name, x, train=False)
+        for height, width in ((long, small), (small, long))[: 2 if ALL else 1]:
+            shape = image(height, width)
+            init = functools.partial(model.init, train=False)
+            variables = unoptimized(init)(jax.random.key(0), jnp.zeros(shape.shape))
+            views = field_of_view(function, shape, variables)
+            certificate = certify(lambda x, v=variables: function(x, v), shape, views)
+            assert certificate.failures == () and certificate.probes >= 8
 
-    def test_saved_and_restored_to_the_bit(self, narrow, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(1, narrow.variables, dict(step=jnp.int32(1)), {})
-            checkpoints.poll(wait=True)
-            restored = checkpoints.restore_model(checkpoints.chosen("last"))
-        for (path, a), (other, b) in zip(leaves(narrow.variables), leaves(restored), strict=True):
-            assert path == other
-            np.testing.assert_array_equal(a, b)
 
+ALL = bool(os.environ.get("CNNJAX_TEST_ALL"))
+LENET_ONLY = 32  # pixels: what it takes at most
 
-# Compiling takes long: three kinds of blocks in every run, the others by hand. With remat all are traced below.
-IN_EVERY_RUN = {"cnn", "resnet18", "mobilenetv2"}
-COSTLY = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT.values()]
-assert IN_EVERY_RUN < set(DISTINCT.values())
+# On eight devices, and made anew in the backward pass: three kinds of blocks in every run, the others by hand.
+IN_EVERY_RUN = ("cnn", "resnet18", "mobilenetv2")
+COSTLY = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT]
+assert set(IN_EVERY_RUN) < set(DISTINCT)
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_pmap_over_eight_gives_the_loss_of_one_device(narrow):
-    """One example on each: BatchNorm must see the whole batch."""
+class TestOnEightDevices:
+    def test_jit_over_a_mesh_gives_the_loss_of_one_device(self, narrow):
+        """The parameters are divided among pairs of devices, as FSDP does."""
+        layout = parallel.layout(8, fsdp=2)
+        batch = parallel.place(layout, dict(images=narrow.images, labels=LABELS))
+        program = unoptimized(lambda variables, images, labels: loss_of(narrow.model, variables, images, labels)[0])
+        loss = program(parallel.place_state(layout, narrow.variables), **batch)
+        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
 
-    def part(variables, images, labels):
-        with layers.batch_axis("data"):
-            return jax.lax.pmean(loss_of(narrow.model, variables, images, labels)[0], "data")
+    def test_pmap_gives_the_loss_of_one_device(self, narrow):
+        """One example on each: BatchNorm must see the whole batch."""
 
-    split = lambda x: x.reshape(8, 1, *x.shape[1:])
-    program = jax.pmap(part, axis_name="data", in_axes=(None, 0, 0), out_axes=None)
-    loss = program(narrow.variables, split(narrow.images), split(LABELS))
-    np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
+        def part(variables, images, labels):
+            with layers.batch_axis("data"):
+                return jax.lax.pmean(loss_of(narrow.model, variables, images, labels)[0], "data")
+
+        split = lambda x: x.reshape(8, 1, *x.shape[1:])
+        program = jax.pmap(part, axis_name="data", in_axes=(None, 0, 0), out_axes=None)
+        loss = program(narrow.variables, split(narrow.images), split(LABELS))
+        np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_remat_changes_no_number(narrow):
     model = narrow.options.build(CLASSES, remat=True)
-    (loss, _), gradients = jit(functools.partial(gradients_of, model))(narrow.variables, narrow.images, LABELS)
+    (loss, _), gradients = unoptimized(functools.partial(gradients_of, model))(narrow.variables, narrow.images, LABELS)
     np.testing.assert_allclose(loss, narrow.first_step[0], rtol=1e-5)
     for (path, a), (_, b) in zip(leaves(narrow.first_step[1]), leaves(gradients), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6, err_msg=str(path))
 
 
-@pytest.mark.parametrize("name", DISTINCT.values())
-def test_remat_keeps_the_parameters(narrow):
-    model = narrow.options.build(CLASSES, remat=True)
-    shapes = jax.eval_shape(model.init, jax.random.key(1), narrow.images)
-    assert shapes == jax.eval_shape(lambda variables: variables, narrow.variables)
-    _, gradients = jax.eval_shape(functools.partial(gradients_of, model), shapes, narrow.images, LABELS)
-    assert gradients == shapes["params"]
-
-
-LENET_ONLY = 32  # pixels: what it takes at most
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_field_of_view_is_certified(name):
-    """Of the last layer with positions, gates included, on an input longer than it sees, along either axis."""
-    options = without_chance(name)
-    model, (*_, channels) = options.build(CLASSES), options.input_shape
-    least = models.least_size(options)
-    small, large = (LENET_ONLY,) * 2 if name == "lenet5" else (max(least, 32), max(least, 32) + 96)
-    image = lambda height, width: jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
-    table = layer_table(model, image(large, large), cut_gates=True, train=False)
-    last = [row for row in table.rows if len(row.shape) == 4][-1]
-    view = last.field_of_view[0]
-    long = small if name == "lenet5" else max(small, view.size + 3 * view.stride)
-    function = lambda x, v: output_of(model, v, last.name, x, train=False)
-    for height, width in ((long, small), (small, long)):
-        shape = image(height, width)
-        variables = jit(functools.partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape.shape))
-        views = field_of_view(function, shape, variables)
-        certificate = certify(lambda x, v=variables: function(x, v), shape, views)
-        assert certificate.failures == () and certificate.probes >= 8
+def test_saved_and_restored_to_the_bit(tmp_path):
+    """Of nested modules, with running statistics; what network they are of is all the same to a checkpoint."""
+    variables = _narrow("resnet18").variables
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, variables, dict(step=jnp.int32(1)), {})
+        checkpoints.poll(wait=True)
+        restored = checkpoints.restore_model(checkpoints.chosen("last"))
+    for (path, a), (other, b) in zip(leaves(variables), leaves(restored), strict=True):
+        assert path == other
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -289,20 +274,28 @@ def test_cnn_counts_by_hand():
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == (72 + 4) + (288 + 8) + (128 * 5 + 5) + (5 * 3 + 3)
 
 
-@pytest.mark.parametrize("downsampling", ["max", "average", "stride", "dilation", "none"])
-@pytest.mark.parametrize("normalization", cnn.NORMALIZATIONS)
-def test_cnn_options(downsampling, normalization):
+DOWNSAMPLINGS = ("max", "average", "stride", "dilation", "none")
+
+
+def cnn_logits(downsampling, normalization):
+    """A function of images that initialises a CNN and applies it."""
     options = models.options("cnn")
-    options.channels, options.downsampling, options.normalization, options.dropout = (
-        (8, 8, 16),
-        downsampling,
-        normalization,
-        0.5,
-    )
-    model = options.build(3)
+    options.channels, options.dropout = (8, 8, 16), 0.5
+    options.downsampling, options.normalization = downsampling, normalization
     rngs = dict(params=jax.random.key(0), dropout=jax.random.key(1))
-    logits, _ = jit(lambda images: model.init_with_output(rngs, images, train=True))(jnp.ones(SHAPE))
-    assert logits.shape == (4, 3) and bool(jnp.isfinite(logits).all())
+    return lambda images: options.build(3).init_with_output(rngs, images, train=True)[0]
+
+
+def test_every_pair_of_cnn_options_has_its_shape():
+    for downsampling, normalization in itertools.product(DOWNSAMPLINGS, cnn.NORMALIZATIONS):
+        logits = jax.eval_shape(cnn_logits(downsampling, normalization), jnp.ones(SHAPE))
+        assert logits.shape == (4, 3), (downsampling, normalization)
+
+
+@pytest.mark.parametrize("downsampling, normalization", list(zip(DOWNSAMPLINGS, itertools.cycle(cnn.NORMALIZATIONS))))
+def test_cnn_options_give_numbers(downsampling, normalization):
+    assert len(cnn.NORMALIZATIONS) <= len(DOWNSAMPLINGS)  # each of both stands in some pair
+    assert bool(jnp.isfinite(unoptimized(cnn_logits(downsampling, normalization))(jnp.ones(SHAPE))).all())
 
 
 @pytest.mark.parametrize(

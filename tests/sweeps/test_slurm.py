@@ -1,22 +1,20 @@
 """Sweeps as arrays of a real Slurm, which these tests start where Debian's packages slurm-wlm and munge are installed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
 import pytest
 
 from cnnjax.errors import UserError
 from cnnjax.sweeps import slurm
 from cnnjax.training.logbook import read_entries
-from tests.sweeps import cluster
+from tests import several
+from tests.sweeps import cluster, stubs
 
-ROOT = Path(__file__).parents[2]
 needs_slurm = pytest.mark.skipif(
     not cluster.is_installed(), reason="there is no Slurm here: apt-get install slurm-wlm munge"
 )
@@ -33,28 +31,30 @@ def get_sweep():
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def found_by(tmp_path_factory):
+    """What an environment needs for Slurm's programs to find this one."""
     with cluster.started(tmp_path_factory.mktemp("slurm")) as found:
-        yield os.environ | found | dict(XLA_FLAGS="")
+        yield found
 
 
 @pytest.fixture
-def sweep(tmp_path, environment, own_cache):
-    """The command of a sweep, and a function that runs it (or another one) to its end."""
+def environment(found_by, monkeypatch):
+    """Of this process, and of those that it starts."""
+    for name, value in found_by.items():
+        monkeypatch.setenv(name, value)
+    return several.environment(1)
+
+
+@pytest.fixture
+def sweep(tmp_path, environment):
+    """The arguments of `run.py sweep`, whose trials are stubs."""
 
     def write(rates="1e-3, 2e-3", steps=15):
         file = tmp_path / "sweep.py"
         file.write_text(SWEEP.format(rates=rates, steps=steps))
-        flags = [f"--config={file}", f"--workdir={tmp_path / 'out'}", "--launcher=slurm"]
-        return [sys.executable, "run.py", "sweep", *flags]
+        return [f"--config={file}", f"--workdir={tmp_path / 'out'}", "--launcher=slurm"]
 
     return write
-
-
-def run(command, environment, code=0):
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def until(condition, seconds=120):
@@ -73,30 +73,28 @@ def queue(environment):
 
 
 @needs_slurm
-def test_an_array_outlives_its_driver_and_the_next_one_adopts_it(sweep, tmp_path, environment):
+def test_an_array_outlives_its_driver_and_the_next_one_adopts_it(sweep, drive, tmp_path, environment):
     command, out = sweep(rates="1e-3, 2e-3, 1e30"), tmp_path / "out"
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = stubs.start(command)
     until(lambda: queue(environment))  # submitted at this very instant
     driver.kill()
-    driver.wait()
-    text = run(command, environment, code=1)
+    driver.communicate()
+    text = drive(command, code=1)
     submitted = [folder for path in out.glob("slurm/cnnjax-*.json") for folder in json.loads(path.read_text())]
     assert submitted.count(str(out / "base" / "seed0")) == 1, "a trial was submitted twice"
     assert "| base | 1 of 1 |" in text and "| rate=0.002 | 1 of 1 |" in text and "| rate=1e+30 | 0 of 1 |" in text
     assert "is not finite" in text and "1 of 3 trials failed" in text
     assert [starts(out / name / "seed0") for name in ("base", "rate=0.002")] == [[0], [0]]
     failed = starts(out / "rate=1e+30" / "seed0")  # twice, where it had failed before the second driver came
-    run(command, environment, code=1)
+    drive(command, code=1)
     assert [starts(out / name / "seed0") for name in ("base", "rate=0.002", "rate=1e+30")] == [[0], [0], [*failed, 0]]
 
 
 @needs_slurm
 def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, environment):
     """USR2 is what sbatch --signal sends before the time limit."""
-    command, folder = [*sweep("2e-3, 1e30", steps=1500), "--parallel=1"], tmp_path / "out" / "base" / "seed0"
-    driver = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command, folder = [*sweep("2e-3, 1e30", steps=4000), "--parallel=1"], tmp_path / "out" / "base" / "seed0"
+    driver = stubs.start(command)
     until(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
     job = next(line.split()[0] for line in queue(environment) if line.split()[0].endswith("_0"))
     subprocess.run(["scancel", "--signal=USR2", job], env=environment, check=True)
@@ -107,7 +105,7 @@ def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, e
 
     until(requeued)
     (stopped_at,) = [int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()]
-    assert 0 < stopped_at < 1500
+    assert 0 < stopped_at < 4000
 
     def runs_again():
         """Slurm lets what it requeued wait for two minutes; not here, once it has set that time."""
@@ -116,18 +114,16 @@ def test_slurms_signal_has_a_trial_save_be_requeued_and_go_on(sweep, tmp_path, e
         return len(starts(folder)) == 2
 
     until(runs_again)
-    text, _ = driver.communicate(timeout=300)
+    text = "".join(driver.communicate(timeout=300))
     assert driver.returncode == 1, text  # for the other trial, which only has to end soon
     assert "base seed 0: queued" in text and "base seed 0: done" in text
     assert starts(folder) == [0, stopped_at]
 
 
 @needs_slurm
-def test_a_driver_that_is_asked_to_stop_leaves_its_trials_to_slurm(sweep, tmp_path, environment):
+def test_a_driver_that_is_asked_to_stop_leaves_its_trials_to_slurm(sweep, drive, tmp_path, environment):
     command = sweep(steps=200000)
-    driver = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    driver = stubs.start(command)
     folder = tmp_path / "out" / "base" / "seed0"
     until(lambda: (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text())
     driver.send_signal(signal.SIGTERM)
@@ -137,7 +133,7 @@ def test_a_driver_that_is_asked_to_stop_leaves_its_trials_to_slurm(sweep, tmp_pa
     subprocess.run(["scancel", f"--name={names}"], env=environment, check=True)
     until(lambda: not queue(environment))
     assert [p for p in (folder / "checkpoints").iterdir() if p.name.isdigit()], "it did not save"
-    assert "stopped" in run([*command, "--status"], environment)
+    assert "stopped" in drive([*command, "--status"])
 
 
 @needs_slurm
@@ -150,8 +146,8 @@ def test_a_driver_that_is_asked_to_stop_leaves_its_trials_to_slurm(sweep, tmp_pa
         (["--gpus=two"], "--gpus must be a whole number, not 'two'."),
     ],
 )
-def test_what_slurm_cannot_do_is_said_in_a_line(sweep, environment, flags, said):
-    text = run([*sweep(), *flags], environment, code=2)
+def test_what_slurm_cannot_do_is_said_in_a_line(sweep, drive, flags, said):
+    text = drive([*sweep(), *flags], code=2)
     assert said in text and len(text.strip().splitlines()) <= 3, text
 
 
@@ -196,16 +192,21 @@ def test_how_a_trial_ended_may_be_seen_later_than_that_it_left_the_queue(tmp_pat
     assert not queue_of(), "it ended without a word"
 
 
+def run(command, environment):
+    done = subprocess.run(command, cwd=several.ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 @needs_slurm
-def test_the_tasks_of_a_job_step_are_one_run_without_any_flag(tmp_path, environment, own_cache):
+def test_the_tasks_of_a_job_step_are_one_run_without_any_flag(tmp_path, environment):
     flags = ["--config=experiments/digits.py", "--config.model.channels=4,8", "--config.model.blocks=1"]
-    flags += ["--config.steps=20", "--config.log_every=5"]
-    train = [sys.executable, "run.py", "train", *flags]
+    flags += ["--config.steps=20", "--config.log_every=5", "--config.data.test="]
+    train = [*several.UNDRAWN, "train", *flags]
     text = run(["srun", "--ntasks=2", "--label", *train, f"--workdir={tmp_path / 'tasks'}"], environment)
     assert "layout  jit, data=2, shared by 2 processes" in text
     assert "0: data    digits" in text and "1: data    digits" not in text
-    alone = environment | dict(XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    run([*train, f"--workdir={tmp_path / 'alone'}"], alone)
+    run([*train, f"--workdir={tmp_path / 'alone'}"], several.environment(2))
     ours, theirs = (read_entries(tmp_path / name) for name in ("tasks", "alone"))
     assert [e["step"] for e in ours] == [e["step"] for e in theirs] and len(ours) > 4
     for one, other in zip(ours, theirs):

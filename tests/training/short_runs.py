@@ -1,14 +1,20 @@
 """Short runs on the digits, for the tests of this folder."""
 
+import contextlib
+
 import jax
 import numpy as np
+import pytest
 
 import cnnjax
 from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.tasks import classification
+from cnnjax.training import report
 
 
 def small_config(**changes):
-    config = cnnjax.Config(model=cnnjax.model("cnn"))
+    """On one device by XLA's own operations, which compile soonest; `devices=0`: on all eight."""
+    config = cnnjax.Config(model=cnnjax.model("cnn"), devices=1, kernels="xla")
     config.model.channels, config.model.blocks, config.model.dropout = (8,), 1, 0.2
     config.batch_size, config.log_every, config.steps = 64, 4, 12
     config.schedule.name = "constant"
@@ -19,9 +25,20 @@ def small_config(**changes):
     return config
 
 
-def train(workdir, **changes):
+@contextlib.contextmanager
+def no_pictures():
+    """Runs inside draw nothing at their end: that takes longer than all steps of a short one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "figures", lambda *_: {})
+        patch.setattr(report, "learning_curves", lambda *_: None)
+        patch.setattr(report, "save_figures", lambda workdir, figures: [])
+        yield
+
+
+def train(workdir, *, pictures=False, **changes):
     lines = []
-    summary = cnnjax.fit(cnnjax.build(small_config(**changes)), workdir, log=lines.append)
+    with contextlib.nullcontext() if pictures else no_pictures():
+        summary = cnnjax.fit(cnnjax.build(small_config(**changes)), workdir, log=lines.append)
     return summary, "\n".join(lines)
 
 

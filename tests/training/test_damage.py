@@ -2,14 +2,12 @@
 
 import io
 import json
-import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,9 +19,9 @@ from cnnjax.run_directory import checksums
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import logbook, loop
 from cnnjax.training.logbook import Logbook, read_entries
+from tests.several import ROOT, UNDRAWN, environment
 from tests.training.short_runs import assert_equal_trees, saved, small_config, timeless, train
 
-ROOT = Path(__file__).parents[2]
 ALL_THE_TIME = dict(checkpoint__every_minutes=0.0, evaluate_every=0.3, checkpoint__keep=3)  # saves at 4, 8 and 12
 
 
@@ -92,12 +90,15 @@ def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path):
 
 def command_line(workdir, *flags, cache, limit=""):
     """A run on the command line, where `limit` may keep files from growing, much as a full disk does."""
-    knobs = "model.channels=64,64 model.blocks=1 steps=12 evaluate_every=0.3 batch_size=64 checkpoint.every_minutes=0".split()
-    command = [sys.executable, "run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
+    knobs = """
+        model.channels=32,32 model.blocks=1 steps=12 evaluate_every=0.3 batch_size=64 checkpoint.every_minutes=0 data.test=
+        kernels=xla
+    """.split()
+    command = [*UNDRAWN, "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
     return subprocess.run(
         ["sh", "-c", f'{limit} exec "$@"', "sh", *command, *(f"--config.{knob}" for knob in (*knobs, *flags))],
         cwd=ROOT,
-        env=os.environ | dict(CNNJAX_CACHE_DIR=str(cache)),
+        env=environment(1, CNNJAX_CACHE_DIR=str(cache)),
         capture_output=True,
         text=True,
     )
@@ -236,11 +237,11 @@ def test_every_identity_knob_that_differs_is_named_and_machine_knobs_are_recorde
         assert difference in str(error.value)
     assert "log_every" not in str(error.value) and "config.steps" not in str(error.value)
     _, log = train(tmp_path, steps=8, log_every=2, devices=4)
-    assert "config.devices was 0, now 4; config.log_every was 4, now 2; config.steps was 4, now 8" in log
+    assert "config.devices was 1, now 4; config.log_every was 4, now 2; config.steps was 4, now 8" in log
     starts = json.loads((tmp_path / "environment.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 4]
     assert starts[0]["changed"] == {}
-    assert starts[1]["changed"] == {"config.devices": [0, 4], "config.log_every": [4, 2], "config.steps": [4, 8]}
+    assert starts[1]["changed"] == {"config.devices": [1, 4], "config.log_every": [4, 2], "config.steps": [4, 8]}
 
 
 def test_code_that_has_changed_under_a_run_is_named(tmp_path):

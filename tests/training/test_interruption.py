@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,22 +10,23 @@ import pytest
 
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.logbook import read_entries
+from tests import several
+from tests.several import ROOT, UNDRAWN
 from tests.training.short_runs import assert_equal_trees, saved, timeless
 
-ROOT = Path(__file__).parents[2]
 KNOBS = """
     model.channels=8 model.blocks=1 model.dropout=0.2 batch_size=64 steps=400 log_every=7 evaluate_every=3.1
-    augmentation.mixup=0.2 schedule.name=plateau ema_decay=0.9 checkpoint.every_minutes=60 data.validation_fraction=0.3
+    augmentation.mixup=1 kernels=xla schedule.name=plateau ema_decay=0.9 checkpoint.every_minutes=60 data.validation_fraction=0.3
 """.split()
 
 
 def start(workdir, *flags, **environment):
     """The command of a short run, in a process group of its own, as a terminal would start it."""
-    command = [sys.executable, "run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
+    command = [*UNDRAWN, "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, *(f"--config.{knob}" for knob in (*KNOBS, *flags))],
         cwd=ROOT,
-        env=os.environ | dict(XLA_FLAGS="", PYTHONUNBUFFERED="1") | environment,
+        env=several.environment(1, **environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,10 +2,8 @@
 
 import functools
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -21,7 +19,8 @@ from cnnjax.training.initial import initial_state
 from cnnjax.training.logbook import read_entries
 from cnnjax.training.loop import train_step_for
 from experiments.measurements import layouts
-from tests.training.short_runs import saved, small_config, train
+from tests.several import ROOT, environment
+from tests.training.short_runs import no_pictures, saved, small_config, train
 
 ALONE = "jit, 1 device"
 OTHERS = [name for name in layouts.LAYOUTS if name != ALONE]
@@ -31,7 +30,10 @@ WITH_RANDOMNESS = [name for name in OTHERS if not name.startswith("pmap")]
 @functools.cache
 def outcome(name, random, dtype):
     with jax.enable_x64(dtype == jnp.float64):
-        return layouts.train(layouts.LAYOUTS[name], random=random, dtype=dtype)
+        chosen = (
+            dict(layouts.RANDOM, mixup=1.0) if random else {}
+        )  # Beta(1, 1) compiles much sooner than Beta(0.4, 0.4)
+        return layouts.train(layouts.LAYOUTS[name], random=chosen, dtype=dtype, steps=8)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,11 @@ def test_layouts_agree_in_float64(random, name):
     assert other.losses[-1] < other.losses[0]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+# What differs is rounding, of which float64 above leaves none: one layout of each kind of step, the others by hand.
+ROUNDED = ("jit, data=2 x fsdp=4", "pmap, data=8")
+
+
+@pytest.mark.parametrize("name", [n if n in ROUNDED else pytest.param(n, marks=pytest.mark.slow) for n in OTHERS])
 def test_layouts_agree_in_float32(name):
     one, other = (outcome(n, False, jnp.float32) for n in (ALONE, name))
     assert layouts.distance(one.losses, other.losses) < 1e-4
@@ -59,7 +65,8 @@ def test_pmap_drops_other_units_on_each_device(dropout):
     """On eight equal parts of a batch, masks that were alike would give eight times the loss of one part alone."""
 
     def loss(batch_size, copies, **layout):
-        config = small_config(model__dropout=dropout, batch_size=batch_size, augmentation__shift=0.0, **layout)
+        everything = dict(devices=0) | layout
+        config = small_config(model__dropout=dropout, batch_size=batch_size, augmentation__shift=0.0, **everything)
         exp = cnnjax.build(config)
         state = parallel.place_state(exp.layout, initial_state(exp))
         step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
@@ -160,10 +167,11 @@ def test_the_kernels_of_gpus_are_divided_among_devices(layout):
 
 
 def test_what_each_device_holds_is_said_and_true(tmp_path):
-    config = small_config(fsdp=4, steps=1, ema_decay=0.9)
+    config = small_config(devices=0, fsdp=4, steps=1, ema_decay=0.9)
     config.model.channels = (8, 64)
     exp, lines = cnnjax.build(config), []
-    cnnjax.fit(exp, tmp_path, log=lines.append)
+    with no_pictures():
+        cnnjax.fit(exp, tmp_path, log=lines.append)
     (line,) = [line for line in lines if line.startswith("layout")]
     # By hand. Parameters: 3x3x1x8 = 72; BatchNorm 2x8, 2x64; 3x3x8x64 = 4608, a quarter of it; 64x10 + 10.
     parameters = 72 + 16 + 128 + 4608 / 4 + 640 + 10
@@ -207,6 +215,7 @@ BY_HAND = [("fsdp", to) for to in ("one", "three", "mixed")] + [
 def test_a_run_goes_on_with_another_layout(tmp_path, first, then):
     same = dict(
         batch_size=48,
+        data__test="",
         model__channels=(8, 32),
         model__dropout=0.0,
         ema_decay=0.9,
@@ -242,8 +251,7 @@ def test_the_place_of_the_data_changes_no_number_on_any_layout(tmp_path, layout,
 def test_a_checkpoint_of_eight_devices_is_read_by_a_process_that_has_one(tmp_path):
     train(tmp_path, steps=4, devices=8, fsdp=8, model__channels=(8, 32))
     command = [sys.executable, "run.py", "evaluate", f"--workdir={tmp_path}", "--split=validation"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=os.environ | dict(XLA_FLAGS=""), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True)
     assert done.returncode == 0 and "with the parameters of step 4" in done.stdout, done.stderr
 
 
@@ -264,5 +272,5 @@ def test_a_checkpoint_of_eight_devices_is_read_by_a_process_that_has_one(tmp_pat
 )
 def test_layouts_that_cannot_be(changes, message):
     with pytest.raises(UserError) as error:
-        cnnjax.build(small_config(**changes))
+        cnnjax.build(small_config(**dict(devices=0) | changes))
     assert message in str(error.value)

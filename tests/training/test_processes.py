@@ -11,23 +11,24 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import processes
+from cnnjax import experiment, parallel, processes
 from cnnjax.errors import UserError
 from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.training import opening
 from cnnjax.training.logbook import read_entries
 from tests.several import ROOT, ended, environment, start
-from tests.training.short_runs import assert_equal_trees, timeless
+from tests.training.short_runs import assert_equal_trees, small_config, timeless
 
 # All that has a state or randomness of its own.
 FLAGS = ["--config=experiments/digits.py"] + [
     f"--config.{knob}"
     for knob in """
-    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=0.7 augmentation.mixup=0.2
-    augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=0.2 schedule.name=plateau
+    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=0.7 augmentation.mixup=1
+    augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=1.5 schedule.name=plateau
     schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=128 checkpoint.every_minutes=0.003 log_every=5
     """.split()
 ]
-STEPS = 40
+STEPS, DEVICES = 40, 4  # of all processes together
 
 
 def train(workdir, *flags, steps=STEPS, **more):
@@ -77,11 +78,11 @@ def by_two(runs):
 
 
 @pytest.mark.parametrize("name, flags, more", [
-    pytest.param("one with 8 devices", (), dict(count=1, devices=8), marks=pytest.mark.slow),  # as "2 then 1" below
+    pytest.param("one with all devices", (), dict(count=1, devices=DEVICES), marks=pytest.mark.slow),  # as "2 then 1" below
     pytest.param("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1), marks=pytest.mark.slow),
-    ("two with one copy of the state that stream", ("--config.fsdp=8", "--config.data.placement=stream"), {}),
+    ("two with one copy of the state that stream", ("--config.fsdp=0", "--config.data.placement=stream"), {}),
     pytest.param("two that stream", ("--config.data.placement=stream",), {}, marks=pytest.mark.slow),
-    pytest.param("two whose data are on 4 devices", ("--config.data.placement=device",), dict(devices=2), marks=pytest.mark.slow),
+    pytest.param("two whose data are on 2 devices", ("--config.data.placement=device",), dict(devices=1), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_two):
     train(runs / name, *flags, **more)
@@ -91,8 +92,8 @@ def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_
 @pytest.mark.parametrize("first, then", [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(first, then, runs, by_two):
     folder = runs / f"{first} then {then}"
-    train(folder, "--config.data.placement=device", steps=STEPS // 2, count=first, devices=8 // first)
-    said = train(folder, count=then, devices=8 // then)
+    train(folder, "--config.data.placement=device", steps=STEPS // 2, count=first, devices=DEVICES // first)
+    said = train(folder, count=then, devices=DEVICES // then)
     assert f"Going on from step {STEPS // 2} of {STEPS}." in said[0]
     assert_close(by_two, folder)
 
@@ -141,11 +142,12 @@ def test_other_knobs_in_one_process_are_named(runs):
     own = {1: ("--config.optimizer.learning_rate=0.5", "--config.log_every=5")}
     (main_code, main), (code, said) = ended(start(runs / "unlike", *FLAGS, own=own))
     assert code == main_code == 2
-    assert "another configuration than process 0: config.optimizer.learning_rate is 0.2 there, 0.5 here" in said
-    assert "process 1 on" in main and "config.optimizer.learning_rate is 0.2 there" in main
+    assert "another configuration than process 0: config.optimizer.learning_rate is 1.5 there, 0.5 here" in said
+    assert "process 1 on" in main and "config.optimizer.learning_rate is 1.5 there" in main
     assert "Traceback" not in main + said
 
 
+@pytest.mark.slow  # the same by a fake store below
 def test_another_folder_in_one_process_is_refused(runs):
     own = {1: (f"--workdir={runs / 'elsewhere'}",)}
     (main_code, main), (code, said) = ended(start(runs / "here", *FLAGS, "--config.steps=2", own=own))
@@ -153,6 +155,7 @@ def test_another_folder_in_one_process_is_refused(runs):
     assert "process 1 on" in main and "Traceback" not in main + said
 
 
+@pytest.mark.slow  # the same by a fake store below
 def test_what_several_processes_cannot_do(runs):
     for flag, said in [
         ("--config.compile_with=pmap", "config.compile_with=pmap serves one process"),
@@ -162,6 +165,48 @@ def test_what_several_processes_cannot_do(runs):
         assert [code for code, _ in found] == [2, 2]
         outputs = "".join(output for _, output in found)  # what both would say, one says
         assert said in outputs and "Traceback" not in outputs
+
+
+@pytest.fixture
+def process_1_of_2(monkeypatch):
+    """This process is the second of two; what the main one tells stands in the list that is given."""
+    told = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: 1)
+    monkeypatch.setattr(processes, "by_main", lambda function: told.pop(0))
+    return told
+
+
+def test_a_folder_that_is_not_the_main_processs_is_refused(tmp_path, process_1_of_2, monkeypatch):
+    monkeypatch.setattr(opening, "SEEN_SECONDS", 0.3)
+    (tmp_path / ".lock").write_text("process 7 on a\n")
+    process_1_of_2 += ["process 7 on a", "process 8 on b"]
+    with opening.taken(tmp_path):
+        pass
+    with pytest.raises(UserError, match="is not the folder that process 0 has: give one that all hosts share"):
+        with opening.taken(tmp_path):
+            pytest.fail("it was taken")
+
+
+def test_other_data_or_knobs_than_the_main_processs_are_refused(process_1_of_2):
+    config = small_config()
+    process_1_of_2 += ["of other data", experiment.to_json(small_config(log_every=9))]
+    with pytest.raises(UserError, match="other data than process 0"):
+        processes.require_same("data", "of these")
+    with pytest.raises(UserError, match="config.log_every is 9 there, 4 here"):
+        opening.require_same_config(config)
+    process_1_of_2 += ["of these", experiment.to_json(config)]
+    processes.require_same("data", "of these")
+    opening.require_same_config(config)
+
+
+@pytest.mark.parametrize("changes, said", [
+    (dict(compile_with="pmap"), "config.compile_with=pmap serves one process"),
+    (dict(devices=1), "config.devices=1, but the 2 processes have 8 together"),
+])  # fmt: skip
+def test_what_several_processes_cannot_do_is_said(process_1_of_2, changes, said):
+    with pytest.raises(UserError, match=said):
+        parallel.layout(**changes)
 
 
 @pytest.mark.parametrize("given, said", [

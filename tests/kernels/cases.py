@@ -1,0 +1,80 @@
+"""Cases of a kernel, each with what NumPy says in float64, held against one program that computes them all.
+
+A program takes longer to compile than to run: cases of one path and precision share one.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from cnnjax import kernels
+
+EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
+BOTH = pytest.mark.parametrize("dtype", tuple(EXACT), ids=("float32", "bfloat16"))
+AT_ONCE = 6  # random cases in a program
+ALL = bool(os.environ.get("CNNJAX_TEST_ALL"))
+few = settings(
+    max_examples=10 if ALL else 1,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+class Case(NamedTuple):
+    """A function of arrays that is computed on a path, and what it and its pull-back are to give."""
+
+    name: Any  # for a person who reads of a failure
+    function: Callable
+    arrays: tuple[jax.Array, ...]
+    cotangent: jax.Array
+    expected: tuple[np.ndarray, ...]  # the value and the gradient of each array
+
+
+def some(cases: Sequence, dtype) -> Sequence:
+    """All cases in float32; in bfloat16, which takes the same forms, every third unless all tests are run."""
+    return cases if dtype == jnp.float32 or ALL else cases[::3]
+
+
+def rounded(array, dtype):
+    """What the kernel sees, and the same in float64."""
+    seen = jnp.asarray(array, dtype)
+    return seen, np.asarray(seen, np.float64)
+
+
+def close(found, expected, dtype, name=""):
+    assert found.dtype == dtype, name
+    largest = np.abs(expected).max(initial=0) or 1
+    np.testing.assert_allclose(
+        np.asarray(found, np.float64), expected, atol=EXACT[dtype] * largest, rtol=0, err_msg=str(name)
+    )
+
+
+def computed(path: str, cases: Sequence[Case]) -> list[tuple]:
+    """(value, gradients ...) of every case, by one program."""
+
+    def all_of(arrays, cotangents):
+        found = []
+        for case, own, ct in zip(cases, arrays, cotangents):
+            value, pull = jax.vjp(case.function, *own)
+            found.append((value, *pull(ct.astype(value.dtype).reshape(value.shape))))
+        return found
+
+    given = [case.arrays for case in cases], [case.cotangent for case in cases]
+    with kernels.using(path):
+        lowered = jax.jit(all_of).lower(*given)
+    return lowered.compile(dict(xla_backend_optimization_level=0))(*given)  # run once: to compile soonest saves most
+
+
+def check(path: str, dtype, cases: Sequence[Case]) -> None:
+    """Holds every case's value and gradients against what is expected."""
+    for case, results in zip(cases, computed(path, cases), strict=True):
+        for found, expected in zip(results, case.expected, strict=True):
+            assert found.shape == np.shape(expected), case.name
+            close(found, expected, dtype, case.name)
