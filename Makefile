@@ -1,5 +1,7 @@
 # make train               set up and train the default experiment
-# make test                set up and run the tests
+# make test                set up and run the tests, but for those that are marked slow
+# make test-all            all tests, and more random examples
+# make lint                ruff: errors, and the form of the code
 # make train JAX=cuda13    the same on an NVIDIA GPU
 # make handler             compile cnnjax/kernels/onednn/handler.c, and print what handler.py holds of it
 # make requirements        refresh the exact versions in requirements*.txt from pyproject.toml
@@ -11,15 +13,20 @@ REQUIREMENTS := $(if $(filter cpu,$(JAX)),requirements.txt,requirements-$(JAX).t
 INSTALLED := $(VENV)/installed-$(JAX)
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --custom-compile-command "make requirements" --extra test pyproject.toml
 
-.PHONY: train test requirements handler
+.PHONY: train test test-all lint requirements handler
 
 train: $(INSTALLED)
 	$(VENV)/bin/python run.py train --config=experiments/digits.py --workdir=runs/digits
 
-# The suite on 8 virtual devices, and the kernels, which serve one device, on one.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest --ignore=tests/kernels
-	CNNJAX_TEST_DEVICES=1 $(VENV)/bin/python -m pytest --dist=worksteal tests/kernels
+	$(VENV)/bin/python -m pytest
+
+test-all: $(INSTALLED)
+	CNNJAX_TEST_ALL=1 $(VENV)/bin/python -m pytest -m ""
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check --quiet .
+	$(VENV)/bin/ruff format --check --quiet .
 
 # The stamp is written last: a set-up that was cut off is taken up again.
 $(INSTALLED): $(REQUIREMENTS)

@@ -4,13 +4,19 @@ import json
 
 import pytest
 
+from cnnjax import benchmark as measuring
 from cnnjax import cli
 
 SHORT = ("--model=lenet5", "--input=12,12,1", "--batch=8", "--classes=3", "--seconds=1", "--config.devices=1")
 
 
 @pytest.fixture
-def benchmark(capsys):
+def benchmark(capsys, monkeypatch):
+    """Runs the verb, which measures for a moment only: of a second a test would learn no more."""
+    times = measuring.times
+    monkeypatch.setattr(measuring, "times", lambda run, seconds: times(run, min(seconds, 0.05)))
+    monkeypatch.setattr(measuring, "PRODUCT_SIDE", 256)
+
     def run(*flags):
         code = cli.main(["run.py", "benchmark", *flags])
         return code, *capsys.readouterr()

@@ -11,7 +11,9 @@ from PIL import Image
 
 from cnnjax import cli, inference, segmented
 from cnnjax.data import digit_scenes
+from tests.training.short_runs import no_pictures
 
+QUICK = ("--config.devices=1", "--config.kernels=xla")  # compiled soonest
 SMALL = (
     "--config=experiments/digit_scenes_unet.py",
     "--config.model.base=4",
@@ -19,7 +21,7 @@ SMALL = (
     "--config.batch_size=8",
     "--config.data.train=train[:64]",
     "--config.data.test=test[:12]",
-    "--config.devices=1",
+    *QUICK,
 )
 
 
@@ -131,11 +133,12 @@ def test_pairs_of_ones_own(tmp_path, capsys):
             for kind, pixels in (("images", scene["image"][..., 0]), ("masks", scene["instances"])):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels[: 40 + i]).save(tmp_path / split / kind / f"{i}.png")
-    flags = (*SMALL[:3], "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
+    flags = (*SMALL[:3], *QUICK, "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
     flags += ("--config.batch_size=8", "--config.segmentation.crop=32", "--config.segmentation.border_weight=5")
     flags += ("--config.augmentation.flip=true", "--config.augmentation.elastic=2")
     workdir = tmp_path / "run"
-    assert run("train", *flags, "--config.steps=6", f"--workdir={workdir}") == 0
+    with no_pictures():
+        assert run("train", *flags, "--config.steps=6", f"--workdir={workdir}") == 0
     out = capsys.readouterr().out
     assert "Masks are read as instances" in out and "2 classes, of 1 channel and their own sizes" in out
     assert json.loads((workdir / "summary.json").read_text())["pixels"] == 64 * (40 + 41)
@@ -282,9 +285,10 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     (tmp_path / "legend.json").write_text(json.dumps(dict(none=2, odd=7, even=9)))
     experiment = os.path.join(os.path.dirname(os.path.dirname(__file__)), "experiments/folder_unet.py")
     flags = (f"--config={experiment}", "--config.model.base=4", "--config.model.depth=1", "--config.schedule.warmup=0")
-    flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", "--config.devices=1")
+    flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", *QUICK)
     flags += ("--config.segmentation.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
-    assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
+    with no_pictures():
+        assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
     assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (

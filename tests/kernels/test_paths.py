@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import kernels
+from cnnjax import cli, kernels
 from cnnjax.errors import UserError
 from cnnjax.kernels import paths
 from cnnjax.kernels.onednn import handler, library
+from tests.training.short_runs import no_pictures
 
 ROOT = Path(__file__).parents[2]
 
@@ -264,14 +265,13 @@ def test_the_handler_is_what_its_source_says(onednn, tmp_path, monkeypatch):
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 
 
+SMALL = ("--config.model.channels=8,16", "--config.model.blocks=1", "--config.log_every=1", "--config.data.test=")
+
+
 def train(workdir, path, *flags):
-    code = f"import sys; sys.argv = {['run.py', 'train', '--config=experiments/digits.py', f'--workdir={workdir}', f'--config.kernels={path}', '--config.log_every=1', *flags]!r}; from cnnjax import cli; sys.exit(cli.main(sys.argv))"
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-SMALL = ("--config.model.channels=8,16", "--config.model.blocks=1", "--config.steps=60")
+    flags = (*SMALL, "--config.devices=1", f"--config.kernels={path}", f"--workdir={workdir}", *flags)
+    with no_pictures():
+        assert cli.main(["run.py", "train", "--config=experiments/digits.py", *flags]) == 0
 
 
 def losses(workdir):
@@ -281,10 +281,10 @@ def losses(workdir):
     return [e["loss"] for e in entries if e["split"] == "train"]
 
 
-def test_short_trainings_on_each_path_agree(path, tmp_path):
-    said = train(tmp_path / path, path, *SMALL)
-    assert f"kernels {path}: as asked for" in said
-    train(tmp_path / "xla", "xla", *SMALL)
+def test_short_trainings_on_each_path_agree(path, tmp_path, capsys):
+    train(tmp_path / path, path, "--config.steps=40")
+    assert f"kernels {path}: as asked for" in capsys.readouterr().out
+    train(tmp_path / "xla", "xla", "--config.steps=40")
     ours, xla = losses(tmp_path / path), losses(tmp_path / "xla")
     np.testing.assert_allclose(ours[:5], xla[:5], rtol=1e-3)  # later, rounding has grown
     assert abs(ours[-1] - xla[-1]) < 0.1 * xla[0]
@@ -294,10 +294,10 @@ def test_short_trainings_on_each_path_agree(path, tmp_path):
 def test_resume_is_bitwise_on_the_same_path(path, tmp_path, request):
     if path == kernels.ONEDNN:
         request.getfixturevalue("onednn")
-    constant = (*SMALL[:2], "--config.schedule.name=constant")
-    train(tmp_path / "straight", path, *constant, "--config.steps=40")
-    for steps in (20, 40):
-        train(tmp_path / "halves", path, *constant, f"--config.steps={steps}")
+    constant = "--config.schedule.name=constant"
+    train(tmp_path / "straight", path, constant, "--config.steps=30")
+    for steps in (15, 30):
+        train(tmp_path / "halves", path, constant, f"--config.steps={steps}")
     assert losses(tmp_path / "halves") == losses(tmp_path / "straight")
 
 

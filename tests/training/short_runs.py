@@ -8,7 +8,7 @@ import pytest
 
 import cnnjax
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.tasks import classification
+from cnnjax.tasks import classification, segmentation
 from cnnjax.training import report
 
 
@@ -30,6 +30,7 @@ def no_pictures():
     """Runs inside draw nothing at their end: that takes longer than all steps of a short one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification, "figures", lambda *_: {})
+        patch.setattr(segmentation.Task, "figures", lambda *_: {})
         patch.setattr(report, "learning_curves", lambda *_: None)
         patch.setattr(report, "save_figures", lambda workdir, figures: [])
         yield
