@@ -7,14 +7,14 @@ import contextlib
 import os
 import resource
 
+from tests.several import xla_flags
+
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-# Most programs run a few times only: to optimise them less saves more than it costs.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,6 +60,13 @@ def trained_run(tmp_path_factory):
     with no_pictures():
         assert cli.main(["run.py", "train", "--config=experiments/digits.py", f"--workdir={workdir}", *flags]) == 0
     return workdir
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """JAX finds one device, as on a laptop: for examples that do not say how many."""
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: first)
 
 
 @pytest.fixture

@@ -16,10 +16,16 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def xla_flags(devices: int) -> str:
+    """Of a process with so many virtual devices. Most programs of a test run a few times only: they are compiled soon, by
+    half of what XLA does for speed, unless all tests are run."""
+    soon = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    return f"--xla_force_host_platform_device_count={devices} {'' if os.environ.get('CNNJAX_TEST_ALL') else soon}"
+
+
 def environment(devices: int, **more: str) -> dict[str, str]:
-    """Of a process with so many virtual devices, whose programs are compiled soon rather than fast."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | dict(XLA_FLAGS=flags, PYTHONUNBUFFERED="1") | more
+    """Of a process that a test starts."""
+    return os.environ | dict(XLA_FLAGS=xla_flags(devices), PYTHONUNBUFFERED="1") | more
 
 
 def start(workdir: Path, *flags: str, count: int = 2, devices: int = 2, own: dict[int, tuple[str, ...]] | None = None, unlike: dict[int, dict[str, str]] | None = None):  # fmt: skip

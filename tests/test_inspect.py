@@ -52,10 +52,11 @@ def test_dropped_pixels_are_an_issue(inspect):
 
 def test_gates_can_be_cut(inspect):
     def last(*flags):
-        layers = json.loads(inspect("--model=efficientnet_b0", "--input=96,96,3", "--format=json", *flags)[1])["layers"]
+        small = ("--model=efficientnet_b0", "--config.model.depth=0.1", "--input=96,96,3", "--format=json")
+        layers = json.loads(inspect(*small, *flags)[1])["layers"]
         return [layer["field_of_view"][0]["size"] for layer in layers if len(layer["shape"]) == 4][-1]
 
-    assert last() == 96 and last("--gates=cut") > 800
+    assert last() == 96 < last("--gates=cut")
 
 
 def test_a_picture_is_drawn(inspect, tmp_path):

@@ -3,11 +3,13 @@
 import doctest
 
 import cnnjax
+from tests.training.short_runs import no_pictures
 
 
-def test_the_docstring_runs(tmp_path, monkeypatch):
+def test_the_docstring_runs(tmp_path, monkeypatch, one_device):
     monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(cnnjax)
+    with no_pictures():
+        result = doctest.testmod(cnnjax)
     assert result.attempted == 9 and result.failed == 0
 
 

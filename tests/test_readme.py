@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnnjax import cli
+from cnnjax import benchmark, cli
 from cnnjax.data import digit_scenes
 from tests.several import environment
+from tests.training.short_runs import no_pictures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -118,8 +119,11 @@ def as_process(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
 
 
 def in_this_process(folder: Path, arguments: list[str]) -> tuple[int, str, str]:
+    """Without pictures at the end, which the training that is a process of its own draws; measured for a moment."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with contextlib.chdir(folder), said[0], said[1], no_pictures(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "PRODUCT_SIDE", 256)
         code = cli.main(["run.py", *arguments])
     return code, out.getvalue(), err.getvalue()
 
@@ -137,11 +141,12 @@ def test_three_commands_are_processes_of_their_own():
     assert set(AS_PROCESSES) < set(COMMANDS)
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
+def test_the_python_example_runs(tmp_path, monkeypatch, one_device):
     inspection, training = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope = {}
-    exec(training, scope)
+    with no_pictures():
+        exec(training, scope)
     assert scope["probabilities"].shape == (3, 10)
     exec(inspection, scope)
     assert scope["height"].size > 1 and len(scope["height"].low) == 62

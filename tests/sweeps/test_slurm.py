@@ -201,7 +201,7 @@ def run(command, environment):
 @needs_slurm
 def test_the_tasks_of_a_job_step_are_one_run_without_any_flag(tmp_path, environment):
     flags = ["--config=experiments/digits.py", "--config.model.channels=4,8", "--config.model.blocks=1"]
-    flags += ["--config.steps=20", "--config.log_every=5", "--config.data.test="]
+    flags += ["--config.steps=10", "--config.log_every=2", "--config.data.test="]
     train = [*several.UNDRAWN, "train", *flags]
     text = run(["srun", "--ntasks=2", "--label", *train, f"--workdir={tmp_path / 'tasks'}"], environment)
     assert "layout  jit, data=2, shared by 2 processes" in text

@@ -77,10 +77,13 @@ def by_two(runs):
     return runs / "two"
 
 
+ONE_COPY = ("--config.fsdp=0", "--config.data.placement=stream")
+
+
 @pytest.mark.parametrize("name, flags, more", [
     pytest.param("one with all devices", (), dict(count=1, devices=DEVICES), marks=pytest.mark.slow),  # as "2 then 1" below
     pytest.param("one with 1 device", ("--config.kernels=xla",), dict(count=1, devices=1), marks=pytest.mark.slow),
-    ("two with one copy of the state that stream", ("--config.fsdp=0", "--config.data.placement=stream"), {}),
+    pytest.param("two with one copy of the state that stream", ONE_COPY, {}, marks=pytest.mark.slow),  # "2 then 1" begins so
     pytest.param("two that stream", ("--config.data.placement=stream",), {}, marks=pytest.mark.slow),
     pytest.param("two whose data are on 2 devices", ("--config.data.placement=device",), dict(devices=1), marks=pytest.mark.slow),
 ])  # fmt: skip
@@ -91,9 +94,10 @@ def test_any_number_of_processes_gives_the_same_run(name, flags, more, runs, by_
 
 @pytest.mark.parametrize("first, then", [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(first, then, runs, by_two):
+    """With one copy of the state between them, and data that are streamed; then on devices that hold the data."""
     folder = runs / f"{first} then {then}"
-    train(folder, "--config.data.placement=device", steps=STEPS // 2, count=first, devices=DEVICES // first)
-    said = train(folder, count=then, devices=DEVICES // then)
+    train(folder, *ONE_COPY, steps=STEPS // 2, count=first, devices=DEVICES // first)
+    said = train(folder, "--config.data.placement=device", count=then, devices=DEVICES // then)
     assert f"Going on from step {STEPS // 2} of {STEPS}." in said[0]
     assert_close(by_two, folder)
 
