@@ -26,6 +26,9 @@ class Stopped(Exception):
 
 
 def stop(*_):
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # a cluster sends it to all processes, and one around a trial hands it on
     raise Stopped
 
 
