@@ -186,7 +186,8 @@ def test_config_prints_what_would_run(run, tmp_path):
 
 def test_train_says_what_it_does_and_where(run, tmp_path):
     flags = ["--config.model.channels=8", "--config.model.blocks=1", "--config.steps=4", *QUICK]
-    code, out, err = run("train", DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
+    with no_pictures():
+        code, out, err = run("train", DIGITS, *flags, f"--workdir={tmp_path / 'run'}")
     assert code == 0
     for text in (
         "digits",
@@ -275,7 +276,8 @@ def test_predict_on_a_missing_file(run, trained_run):
 def test_train_on_ones_own_pictures(run, digits_folder, tmp_path):
     folder = ["--config.data.name=folder", f"--config.data.data_dir={digits_folder}", "--config.batch_size=8"]
     small = ["--config.model.channels=8", "--config.steps=3", *QUICK]
-    code, out, _ = run("train", DIGITS, *folder, *small, f"--workdir={tmp_path / 'run'}")
+    with no_pictures():
+        code, out, _ = run("train", DIGITS, *folder, *small, f"--workdir={tmp_path / 'run'}")
     assert code == 0 and "3 classes" in out and "digit 2" in out
 
 

@@ -42,7 +42,8 @@ def folder(tmp_path_factory, digits_folder):
     activation = Path("experiments") / "ablations" / "digits_activation.py"
     shutil.copytree(ROOT / "experiments", path / "experiments", ignore=shutil.ignore_patterns("results", "__pycache__"))
     shorter = (ROOT / activation).read_text().replace("(0, 1, 2)", "(0,)").replace('"steps": 200', '"steps": 8')
-    assert "seeds=(0,)," in shorter and '"steps": 8,' in shorter
+    shorter = shorter.replace('"tanh", "sigmoid"', '"tanh"')
+    assert "seeds=(0,)," in shorter and '"steps": 8,' in shorter and '"relu", "tanh")' in shorter
     (path / activation).write_text(shorter)
     (path / "PICTURES").symlink_to(digits_folder)
     for i in range(6):
@@ -109,6 +110,9 @@ def arguments_of(command: str) -> list[str]:
         steps = next(n for name, n in SHORT.items() if name in command)
         arguments += [f"--config.steps={steps}", "--config.schedule.warmup=0", *ONE_DEVICE]
         arguments += ["--config.model.depth=1"] if "unet" in command else []
+        arguments += (
+            ["--config.data.train=train[:64]", "--config.data.test=test[:8]"] if "digit_scenes" in command else []
+        )
     return arguments
 
 
