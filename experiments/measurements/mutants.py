@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,15 +30,7 @@ from mutant_list import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / ".mutants"
 DATA, DURATIONS = KEPT / "coverage", KEPT / "durations.jsonl"
-# The suite's parts, as `make test` runs them: environment, arguments, and where a test of this part stands.
-PARTS = (
-    ({}, ["--ignore=tests/kernels"], lambda test: not test.startswith("tests/kernels")),
-    (
-        dict(CNNJAX_TEST_DEVICES="1"),
-        ["--dist=worksteal", "tests/kernels"],
-        lambda test: test.startswith("tests/kernels"),
-    ),
-)
+PROGRAMS = Path(".pytest_cache/d/programs")  # that the tests have compiled
 SETTINGS = """[run]
 source = {root}/cnnjax
 data_file = {data}
@@ -64,9 +57,10 @@ def record(marks: list[str]) -> None:
     settings = KEPT / "coveragerc"
     settings.write_text(SETTINGS.format(root=ROOT, data=DATA))
     coverage = [sys.executable, "-m", "coverage"]
-    for more, arguments, _ in PARTS:
-        command = [*coverage, "run", f"--rcfile={settings}", "-m", "pytest", "-p", "mutants_plugin", *marks, *arguments]
-        subprocess.run(command, cwd=ROOT, env=environment(CNNJAX_RECORD=str(DURATIONS), **more), check=True)
+    command = [*coverage, "run", f"--rcfile={settings}", "-m", "pytest", "-p", "mutants_plugin", *marks]
+    done = subprocess.run(command, cwd=ROOT, env=environment(CNNJAX_RECORD=str(DURATIONS)))
+    if done.returncode > 1:  # with a test that fails, what the others ran is known all the same
+        raise SystemExit(done.returncode)
     subprocess.run([*coverage, "combine", f"--rcfile={settings}", "--quiet"], cwd=ROOT, check=True)
 
 
@@ -144,30 +138,24 @@ def verdict(mutant: Mutant, tree: Path, tests: list[str], seconds: dict[str, flo
 
 def failing(tree: Path, tests: list[str], limit: float, marks: list[str], stop: bool = True) -> str:
     """The tests that fail, with spaces between, or 'hangs'."""
-    failed = []
-    for more, _, here in PARTS:
-        own = [test for test in tests if here(test)]
-        if not own:
-            continue
-        order, found = tree.with_suffix(".order"), tree.with_suffix(".failed")
-        order.write_text("\n".join(own))
-        found.write_text("")
-        command = [sys.executable, "-m", "pytest", "-p", "mutants_plugin", "-p", "no:cacheprovider", "-n0", *marks]
-        command += ["-x"] * stop + sorted({test.split("::")[0] for test in own})
-        extra = environment(CNNJAX_ORDER=str(order), CNNJAX_FAILED=str(found), **more)
-        process = subprocess.Popen(command, cwd=tree, env=extra, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   stdin=subprocess.DEVNULL, text=True, start_new_session=True)  # fmt: skip
-        try:
-            said, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.communicate()
-            return "hangs"
-        if process.returncode not in (0, 1):
-            failed.append(f"pytest exits with {process.returncode}: {said.strip().splitlines()[-1][:80]}")
-        failed += found.read_text().splitlines()
-        if failed and stop:
-            break
+    order, found = tree.with_suffix(".order"), tree.with_suffix(".failed")
+    order.write_text("\n".join(tests))
+    found.write_text("")
+    command = [sys.executable, "-m", "pytest", "-p", "mutants_plugin", "-n0", *marks]
+    command += ["-x"] * stop + sorted({test.split("::")[0] for test in tests})
+    process = subprocess.Popen(
+        command, cwd=tree, env=environment(CNNJAX_ORDER=str(order), CNNJAX_FAILED=str(found)), text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.communicate()
+        return "hangs"
+    failed = found.read_text().splitlines()
+    if process.returncode not in (0, 1):
+        failed.append(f"pytest exits with {process.returncode}: {said.strip().splitlines()[-1][:80]}")
     return "; ".join(failed)
 
 
@@ -189,6 +177,8 @@ def run(arguments) -> int:
         subprocess.run(
             ["git", "worktree", "add", "--quiet", "--force", "--detach", str(tree), "HEAD"], cwd=ROOT, check=True
         )
+        if (ROOT / PROGRAMS).is_dir():
+            shutil.copytree(ROOT / PROGRAMS, tree / PROGRAMS)
 
     def work(tree: Path) -> None:
         while True:
