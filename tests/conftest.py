@@ -7,13 +7,20 @@ import contextlib
 import gc
 import os
 import resource
+from pathlib import Path
 
 from tests.several import xla_flags
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Said before any test module is imported: JAX looks once, when it compiles for the first time, whether there is a cache.
+PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "d" / "programs"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = (
+    "none"  # whose folder, a new one in each session, names a program too
+)
 
 import jax
 import numpy as np
@@ -27,10 +34,11 @@ gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory, request):
+def own_cache(tmp_path_factory):
     """Tests prepare data in a cache of the session's own; programs that were compiled once are never compiled again."""
     path = tmp_path_factory.mktemp("cache")
-    (path / "compiled").symlink_to(request.config.cache.mkdir("programs"), target_is_directory=True)
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    (path / "compiled").symlink_to(PROGRAMS, target_is_directory=True)
     os.environ["CNNJAX_CACHE_DIR"] = str(path)
     use_compilation_cache()
     return path
