@@ -6,9 +6,9 @@
 `record` runs the suite once under coverage.py, and keeps in `.mutants/` which test runs which line, and for how long. `run`
 puts one fault at a time into a copy of the last commit, and runs the tests that can see it, the shortest first, until one
 fails: those that run a line of the fault, or any line of its file where the fault is in what an import runs (at most
---seconds of them, first those whose file names what is changed). It prints a line for each fault, and ends with exit code 1 where one is missed. With `--all` the tests
-that are marked slow count too (record them with `record --all`); `--only=TEXT` takes the faults whose file has the text.
-Two processes share the work.
+--seconds of them, first those whose file names what is changed). It prints a line for each fault, and ends with exit code 1
+where one is missed. With `--all` the tests that are marked slow count too (record them with `record --all`); `--only=TEXT`
+takes the faults whose file has the text. Two processes share the work.
 """
 
 import argparse
@@ -110,7 +110,8 @@ def name_of(context: str) -> str:
 def chosen(mutant: Mutant, by_file, seconds, limit: float) -> list[str]:
     """The tests that can see a fault, the shortest first; where an import runs it, those whose file names what it changes."""
     tests, exact = seen_by(mutant, by_file.get(mutant.file, {}))
-    tests = (tests or (set() if exact else set(seconds))) & seconds.keys()
+    exact = exact and bool(tests)  # what ran when the package was imported is known of no test
+    tests = (tests or set(seconds)) & seconds.keys()
     if exact:
         return sorted(tests, key=lambda test: (seconds[test], test))
     words = set(re.findall(r"[A-Za-z_]{5,}", mutant.before)) - {"class", "Exception", "return"}
