@@ -25,9 +25,14 @@ os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = (
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from cnnjax.parallel import use_compilation_cache
+
+# The same random examples in every run, so that a change alone makes a test fail; others when all tests are run.
+settings.register_profile("repeatable", derandomize=not os.environ.get("CNNJAX_TEST_ALL"))
+settings.load_profile("repeatable")
 
 # JAX makes so many objects while it traces that to look for garbage as often as usual takes a fifth of the time.
 gc.set_threshold(100_000, 50, 100)

@@ -184,6 +184,14 @@ def test_config_prints_what_would_run(run, tmp_path):
     assert json.loads(out)["model"]["name"] == "lenet5" and json.loads(out)["optimizer"]["nesterov"] is False
 
 
+@pytest.mark.parametrize(
+    "text, value", [("true", True), ("yes", True), ("1", True), ("false", False), ("no", False), ("0", False)]
+)
+def test_true_and_false_may_be_written_in_three_ways(run, text, value):
+    code, out, _ = run("config", DIGITS, f"--config.remat={text}")
+    assert code == 0 and json.loads(out)["remat"] is value
+
+
 def test_train_says_what_it_does_and_where(run, tmp_path):
     flags = ["--config.model.channels=8", "--config.model.blocks=1", "--config.steps=4", *QUICK]
     with no_pictures():

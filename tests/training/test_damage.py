@@ -110,7 +110,7 @@ def test_a_full_disk_while_saving_stops_nothing_but_the_end(tmp_path, own_cache)
     assert whole.returncode == 0, whole.stderr
     shutil.copytree(own_cache / "tfds", tmp_path / "cache" / "tfds")
     full = command_line(
-        tmp_path / "full", cache=tmp_path / "cache", limit="ulimit -f 60;"
+        tmp_path / "full", cache=tmp_path / "cache", limit="ulimit -f 24;"
     )  # blocks of 512 or 1,024 bytes
     assert full.returncode == 1 and "Traceback" not in full.stderr
     for step in (4, 8, 12):
