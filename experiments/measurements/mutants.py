@@ -37,12 +37,11 @@ source = {root}/cnnjax
 data_file = {data}
 parallel = true
 core = ctrace
-context = ${{PYTEST_CURRENT_TEST}}
 disable_warnings = no-data-collected, module-not-imported, module-not-measured, no-ctracer
 patch = subprocess, _exit
 sigterm = false
 """
-MARGIN = 240  # seconds beyond what the tests took before, after which a fault is said to hang them
+MARGIN = 240  # seconds beyond three times what the tests took before, after which a fault is said to hang them
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -89,22 +88,12 @@ def recorded() -> tuple[dict[str, dict[int, set[str]]], dict[str, float]]:
     by_file = {}
     for file in data.measured_files():
         contexts = data.contexts_by_lineno(file)
-        by_file[os.path.relpath(file, ROOT / "cnnjax")] = {
-            line: {name_of(context) for context in names} - {""} for line, names in contexts.items()
-        }
+        by_file[os.path.relpath(file, ROOT / "cnnjax")] = {line: set(names) - {""} for line, names in contexts.items()}
     seconds: dict[str, float] = collections.defaultdict(float)
     for line in DURATIONS.read_text().splitlines():
         test, taken = json.loads(line)
         seconds[test] += taken
     return by_file, seconds
-
-
-def name_of(context: str) -> str:
-    """The test of a context, which may be 'test (call)' of a child process, or both of these with | between."""
-    last = context.split("|")[-1]
-    for phase in (" (setup)", " (call)", " (teardown)"):
-        last = last.removesuffix(phase)
-    return last
 
 
 def chosen(mutant: Mutant, by_file, seconds, limit: float) -> list[str]:
@@ -134,7 +123,7 @@ def verdict(mutant: Mutant, tree: Path, tests: list[str], seconds: dict[str, flo
         raise SystemExit(f"{mutant.file} has this {text.count(mutant.before)} times, not once: {mutant.before!r}")
     path.write_text(text.replace(mutant.before, mutant.after))
     try:
-        return failing(tree, tests, sum(seconds[test] for test in tests) + MARGIN, marks)
+        return failing(tree, tests, 3 * sum(seconds[test] for test in tests) + MARGIN, marks)
     finally:
         path.write_text(text)
 
@@ -162,14 +151,20 @@ def failing(tree: Path, tests: list[str], limit: float, marks: list[str], stop: 
     return "; ".join(failed)
 
 
+def caught_in(results: str) -> dict[tuple[str, str], str]:
+    """{(file, what is wrong): the test that noticed it, or ''} of a results file."""
+    with open(results) as file:
+        return {(row["file"], row["why"]): row["caught_by"] for row in csv.DictReader(file)}
+
+
 def run(arguments) -> int:
     marks = ["-m", ""] if arguments.all else []
     by_file, seconds = recorded()
     wanted = [m for m in MUTANTS if arguments.only in m.file]
     if arguments.missed_in:
-        with open(arguments.missed_in) as file:
-            before = {(row["file"], row["why"]): row["caught_by"] for row in csv.DictReader(file)}
-        wanted = [m for m in wanted if not before.get((m.file, m.why))]
+        caught_by = caught_in(arguments.missed_in)
+        wanted = [m for m in wanted if not caught_by.get((m.file, m.why))]
+    first = caught_in(arguments.first) if arguments.first else {}
     todo: queue.SimpleQueue = queue.SimpleQueue()
     for number in sorted(range(len(wanted)), key=lambda n: not seen_by(wanted[n], by_file.get(wanted[n].file, {}))[1]):
         todo.put(number)  # those whose tests are known to the line are done sooner
@@ -191,6 +186,7 @@ def run(arguments) -> int:
                 return
             mutant, started = wanted[number], time.monotonic()
             tests = chosen(mutant, by_file, seconds, arguments.seconds)
+            tests.sort(key=lambda test: test != first.get((mutant.file, mutant.why)))
             caught = verdict(mutant, tree, tests, seconds, marks) if tests else ""
             taken = time.monotonic() - started
             rows[number] = dict(
@@ -207,7 +203,7 @@ def run(arguments) -> int:
     ordered = [rows[number] for number in sorted(rows)]
     # What fails without a fault too proves nothing.
     catching = sorted({test for row in ordered for test in row["caught_by"].split("; ") if "::" in test})
-    always = failing(trees[0], catching, sum(seconds[test] for test in catching) + MARGIN, marks, stop=False)
+    always = failing(trees[0], catching, 3 * sum(seconds[test] for test in catching) + MARGIN, marks, stop=False)
     for tree in trees:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
     for row in ordered:
@@ -230,6 +226,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="the tests that are marked slow too")
     parser.add_argument("--only", default="", help="faults whose file has this text")
     parser.add_argument("--missed-in", default="", help="only faults that a results file says were missed")
+    parser.add_argument("--first", default="", help="a results file: the test that noticed a fault there is run first")
     parser.add_argument("--results", default="", help="a CSV file to write")
     parser.add_argument("--seconds", type=float, default=120, help="of tests, for a fault in what an import runs")
     parser.add_argument("--processes", type=int, default=2)

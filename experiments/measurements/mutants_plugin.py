@@ -18,6 +18,8 @@ def pytest_runtest_protocol(item):
 
         if (current := coverage.Coverage.current()) is not None:
             current.switch_context(item.nodeid)
+            current.config.context = item.nodeid  # of the processes that the test starts
+            os.environ["COVERAGE_PROCESS_CONFIG"] = current.config.serialize()
     result = yield
     if RECORD:
         with open(RECORD, "a") as file:
