@@ -52,7 +52,8 @@ class Interval(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        return bool((self.low > self.high).all())
+        """Whether the elements depend on nothing; those that see only padding still have a law."""
+        return self.affine is None and bool((self.low > self.high).all())
 
     @property
     def moves(self) -> bool:
