@@ -73,6 +73,11 @@ def test_assign_refuses_an_unknown_name_with_the_nearest(name, nearest):
         knobs.assign(Outer(), name, 1)
 
 
+def test_a_bare_name_means_the_nested_knob_whatever_looks_more_like_it():
+    assert knobs.nearest("rate", ["crate", "inner.rate"]) == " Did you mean inner.rate?"
+    assert knobs.nearest("rte", ["crate", "inner.rate"]) == " Did you mean crate?"
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_configuration_survives_json(name):
     config = Config(model=models.options(name))
