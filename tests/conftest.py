@@ -1,6 +1,6 @@
 """All tests run on 8 virtual CPU devices, with JAX's strictest checks.
 
-Compiled programs are kept in .pytest_cache/d/programs: for all workers and child processes, and for the next session.
+What was compiled is kept in .pytest_cache/d: for all workers and child processes, and for the next session.
 """
 
 import contextlib
@@ -15,12 +15,16 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Said before any test module is imported: JAX looks once, when it compiles for the first time, whether there is a cache.
-PROGRAMS = Path(__file__).parents[1] / ".pytest_cache" / "d" / "programs"
+KEPT = Path(__file__).parents[1] / ".pytest_cache" / "d"
+PROGRAMS = KEPT / "programs"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = (
     "none"  # whose folder, a new one in each session, names a program too
 )
+# Whoever wants no bytecode beside the sources has it here: a hundred processes would compile all modules anew.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(KEPT / "bytecode")
 
 import jax
 import numpy as np
@@ -69,7 +73,7 @@ def digits_folder(tmp_path_factory):
 def trained_run(tmp_path_factory):
     """A run on the embedded digits, short but good enough to be right more often than not."""
     from cnnjax import cli
-    from tests.training.short_runs import no_pictures
+    from tests.undrawn import no_pictures
 
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     flags = ["--config.model.channels=8,16", "--config.model.blocks=1", "--config.steps=60", "--config.log_every=20"]

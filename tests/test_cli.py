@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import cli
-from tests.training.short_runs import no_pictures
+from tests.undrawn import no_pictures
 
 ROOT = Path(__file__).parent.parent
 DIGITS = "--config=experiments/digits.py"

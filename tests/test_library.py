@@ -3,7 +3,7 @@
 import doctest
 
 import cnnjax
-from tests.training.short_runs import no_pictures
+from tests.undrawn import no_pictures
 
 
 def test_the_docstring_runs(tmp_path, monkeypatch, one_device):

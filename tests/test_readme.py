@@ -16,7 +16,7 @@ from PIL import Image
 from cnnjax import benchmark, cli
 from cnnjax.data import digit_scenes
 from tests.several import environment
-from tests.training.short_runs import no_pictures
+from tests.undrawn import no_pictures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnjax import cli, inference, segmented
 from cnnjax.data import digit_scenes
-from tests.training.short_runs import no_pictures
+from tests.undrawn import no_pictures
 
 QUICK = ("--config.devices=1", "--config.kernels=xla")  # compiled soonest
 SMALL = (

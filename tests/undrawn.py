@@ -1,11 +1,33 @@
-"""`run.py`, but that runs draw nothing at their end: `python -m tests.undrawn train ...`, for tests that start processes."""
+"""Runs that draw nothing at their end, which takes longer than all steps of a short one.
 
+In a test `with no_pictures(): ...`; for tests that start processes, `python -m tests.undrawn train ...` in place of `run.py`.
+"""
+
+import contextlib
 import sys
+from types import SimpleNamespace
+from unittest import mock
 
-from cnnjax import cli
-from tests.training.short_runs import no_pictures
+NOTHING = SimpleNamespace(learning_curves=lambda *_: None, save_figures=lambda workdir, figures: [])
+
+
+@contextlib.contextmanager
+def no_pictures():
+    """Runs inside draw nothing; nor do they load what draws."""
+    from cnnjax import training
+    from cnnjax.tasks import classification, segmentation
+
+    with (
+        mock.patch.object(classification, "figures", lambda *_: {}),
+        mock.patch.object(segmentation.Task, "figures", lambda *_: {}),
+        mock.patch.object(training, "report", NOTHING, create=True),
+    ):
+        yield
+
 
 if __name__ == "__main__":
+    from cnnjax import cli
+
     with no_pictures():
         code = cli.main(["run.py", *sys.argv[1:]])
     sys.exit(code)

@@ -19,7 +19,7 @@ from cnnjax import cli, kernels
 from cnnjax.errors import UserError
 from cnnjax.kernels import paths
 from cnnjax.kernels.onednn import handler, library
-from tests.training.short_runs import no_pictures
+from tests.undrawn import no_pictures
 
 ROOT = Path(__file__).parents[2]
 

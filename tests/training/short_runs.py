@@ -4,12 +4,10 @@ import contextlib
 
 import jax
 import numpy as np
-import pytest
 
 import cnnjax
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.tasks import classification, segmentation
-from cnnjax.training import report
+from tests.undrawn import no_pictures
 
 
 def small_config(**changes):
@@ -23,17 +21,6 @@ def small_config(**changes):
         section, _, leaf = name.rpartition("__")
         setattr(getattr(config, section) if section else config, leaf, value)
     return config
-
-
-@contextlib.contextmanager
-def no_pictures():
-    """Runs inside draw nothing at their end: that takes longer than all steps of a short one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "figures", lambda *_: {})
-        patch.setattr(segmentation.Task, "figures", lambda *_: {})
-        patch.setattr(report, "learning_curves", lambda *_: None)
-        patch.setattr(report, "save_figures", lambda workdir, figures: [])
-        yield
 
 
 def train(workdir, *, pictures=False, **changes):

@@ -32,9 +32,9 @@ def harm(workdir, step):
     path.write_bytes(data)
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to_the_same_bits(tmp_path):
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to_the_same_bits(tmp_path, trained):
     whole, _ = train(tmp_path / "whole", **ALL_THE_TIME, steps=16)
-    train(tmp_path / "run", **ALL_THE_TIME)
+    trained(tmp_path / "run", **ALL_THE_TIME)
     harm(tmp_path / "run", 12)
     again, log = train(tmp_path / "run", **ALL_THE_TIME, steps=16)
     assert "The checkpoint of step 12 is damaged: " in log and "set aside as 12.damaged" in log
@@ -44,17 +44,17 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to
     assert again["accuracy"] == whole["accuracy"]
 
 
-def test_a_damaged_list_of_starts_is_set_aside_not_lost(tmp_path):
-    train(tmp_path, **ALL_THE_TIME)
+def test_a_damaged_list_of_starts_is_set_aside_not_lost(tmp_path, trained):
+    trained(tmp_path, **ALL_THE_TIME)
     (tmp_path / "environment.json").write_text('{"starts": [{"step"')
     train(tmp_path, **ALL_THE_TIME, steps=16)
     assert (tmp_path / "environment.json.damaged").read_text() == '{"starts": [{"step"'
     assert [start["step"] for start in json.loads((tmp_path / "environment.json").read_text())["starts"]] == [12]
 
 
-def test_a_start_that_cannot_go_on_leaves_the_records_as_they_were(tmp_path):
+def test_a_start_that_cannot_go_on_leaves_the_records_as_they_were(tmp_path, trained):
     """As with a checkpoint of another architecture."""
-    train(tmp_path, **ALL_THE_TIME)
+    trained(tmp_path, **ALL_THE_TIME)
     before = [(tmp_path / name).read_bytes() for name in ("config.json", "environment.json")]
     step = tmp_path / "checkpoints" / "12"
     shutil.rmtree(step / "model")
@@ -65,8 +65,8 @@ def test_a_start_that_cannot_go_on_leaves_the_records_as_they_were(tmp_path):
     assert before == [(tmp_path / name).read_bytes() for name in ("config.json", "environment.json")]
 
 
-def test_a_damaged_best_checkpoint_is_no_longer_the_one_to_beat(tmp_path):
-    train(tmp_path, **ALL_THE_TIME)
+def test_a_damaged_best_checkpoint_is_no_longer_the_one_to_beat(tmp_path, trained):
+    trained(tmp_path, **ALL_THE_TIME)
     folder = tmp_path / "checkpoints" / "8"
     record = json.loads((folder / "checkpoint.json").read_text())
     record["scores"]["accuracy"] = 1.0  # better than anything that comes
@@ -78,8 +78,8 @@ def test_a_damaged_best_checkpoint_is_no_longer_the_one_to_beat(tmp_path):
     assert log.count("(best)") >= 1
 
 
-def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path):
-    train(tmp_path, steps=4)
+def test_a_run_with_no_whole_checkpoint_is_not_begun_anew(tmp_path, trained):
+    trained(tmp_path, steps=4)
     harm(tmp_path, 4)
     entries = (tmp_path / "metrics.jsonl").read_text()
     for _ in range(2):
@@ -192,8 +192,8 @@ def test_a_clock_that_went_backwards_gets_a_line(tmp_path, monkeypatch):
     assert [entry["step"] for entry in read_entries(tmp_path)] == [1, 2, 3]
 
 
-def test_events_of_a_later_start_come_later_whatever_the_clock_says(tmp_path, monkeypatch):
-    train(tmp_path, steps=4)
+def test_events_of_a_later_start_come_later_whatever_the_clock_says(tmp_path, trained, monkeypatch):
+    trained(tmp_path, steps=4)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 7200)
     train(tmp_path, steps=8)
@@ -202,11 +202,11 @@ def test_events_of_a_later_start_come_later_whatever_the_clock_says(tmp_path, mo
     assert second.stat().st_mtime >= first.stat().st_mtime
 
 
-def test_statistics_of_the_data_are_those_the_run_began_with(tmp_path, monkeypatch):
+def test_statistics_of_the_data_are_those_the_run_began_with(tmp_path, trained, monkeypatch):
     from cnnjax import experiment
     from cnnjax.run_directory import records
 
-    train(tmp_path, steps=4)
+    trained(tmp_path, steps=4)
     known = records.read_dataset(tmp_path)
     monkeypatch.setattr(experiment.pipeline, "statistics", None)  # not to be called
     again = cnnjax.build(small_config(), known).record
@@ -225,8 +225,8 @@ def test_a_shortened_run_ends_where_it_is(tmp_path):
     assert summary["steps"] == 8 and not summary["stopped_early"]
 
 
-def test_every_identity_knob_that_differs_is_named_and_machine_knobs_are_recorded(tmp_path):
-    train(tmp_path, steps=4)
+def test_every_identity_knob_that_differs_is_named_and_machine_knobs_are_recorded(tmp_path, trained):
+    trained(tmp_path, steps=4)
     with pytest.raises(UserError) as error:
         train(tmp_path, steps=8, seed=3, batch_size=32, optimizer__learning_rate=0.5, log_every=2)
     for difference in (
@@ -244,8 +244,8 @@ def test_every_identity_knob_that_differs_is_named_and_machine_knobs_are_recorde
     assert starts[1]["changed"] == {"config.devices": [1, 4], "config.log_every": [4, 2], "config.steps": [4, 8]}
 
 
-def test_code_that_has_changed_under_a_run_is_named(tmp_path):
-    train(tmp_path, steps=4)
+def test_code_that_has_changed_under_a_run_is_named(tmp_path, trained):
+    trained(tmp_path, steps=4)
     config = json.loads((tmp_path / "config.json").read_text())
     config["model"]["channels"] = [16]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -266,11 +266,11 @@ def test_a_run_directory_without_write_permission(tmp_path):
     )
 
 
-def test_no_pickle_is_read(tmp_path, monkeypatch, trained_run, digits_folder):
+def test_no_pickle_is_read(tmp_path, trained, monkeypatch, digits_folder):
     """Neither of a run directory, nor of a checkpoint, nor of a data set: whoever wrote them could run any code."""
     from cnnjax import inference
 
-    train(tmp_path, steps=4)
+    trained(tmp_path, steps=4)
 
     def refuse(*_, **__):
         raise AssertionError("a pickle is read")
@@ -317,11 +317,11 @@ def test_a_run_stopped_within_an_evaluation_makes_it_when_it_goes_on(tmp_path, m
     assert timeless(read_entries(tmp_path / "whole")) == timeless(read_entries(tmp_path / "run"))
 
 
-def test_a_lengthened_run_that_is_stopped_while_it_is_tested_is_tested_when_it_goes_on(tmp_path, monkeypatch):
+def test_a_lengthened_run_that_is_stopped_while_it_is_tested_is_tested_when_it_goes_on(tmp_path, trained, monkeypatch):
     from cnnjax.errors import Interrupted
     from cnnjax.training import scoring
 
-    train(tmp_path, steps=4)
+    trained(tmp_path, steps=4)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="the test is not"):
         patch.setattr(scoring, "score_test", lambda *_: (_ for _ in ()).throw(Interrupted("stopped.")))
         train(tmp_path, steps=8)
@@ -353,16 +353,16 @@ def test_an_evaluation_that_was_made_up_for_is_logged_once_however_often_the_run
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"accuracy": 1}', '{"acc', ""])
-def test_a_damaged_summary_is_made_again(tmp_path, text):
-    whole, _ = train(tmp_path, steps=4)
+def test_a_damaged_summary_is_made_again(tmp_path, trained, text):
+    whole = trained(tmp_path, steps=4)
     (tmp_path / "summary.json").write_text(text)
     again, _ = train(tmp_path, steps=4)
     assert again["accuracy"] == whole["accuracy"]
     assert json.loads((tmp_path / "summary.json").read_text())["accuracy"] == whole["accuracy"]
 
 
-def test_checkpoints_without_a_config_are_refused(tmp_path):
-    train(tmp_path, steps=4)
+def test_checkpoints_without_a_config_are_refused(tmp_path, trained):
+    trained(tmp_path, steps=4)
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match="holds checkpoints, but no config.json"):
         train(tmp_path, seed=7)

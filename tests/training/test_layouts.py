@@ -21,7 +21,8 @@ from cnnjax.training.logbook import read_entries
 from cnnjax.training.loop import train_step_for
 from experiments.measurements import layouts
 from tests.several import ROOT, environment
-from tests.training.short_runs import no_pictures, saved, small_config, train
+from tests.training.short_runs import saved, small_config, train
+from tests.undrawn import no_pictures
 
 STEPS = layouts.STEPS if os.environ.get("CNNJAX_TEST_ALL") else 5
 ALONE = "jit, 1 device"

@@ -61,12 +61,12 @@ def test_the_run_directory_tells_everything(tmp_path):
     assert "95 % interval" in log and str(tmp_path) in log
 
 
-def test_tensorboard_events_can_be_read(tmp_path):
+def test_tensorboard_events_can_be_read(tmp_path, trained):
     import struct
 
     from tensorboardX.proto.event_pb2 import Event
 
-    train(tmp_path)
+    trained(tmp_path)
     (path,) = tmp_path.glob("events.out.tfevents.*")
     data, tags = path.read_bytes(), {}
     while data:  # TFRecord framing: length, its checksum, the record, its checksum
@@ -78,16 +78,16 @@ def test_tensorboard_events_can_be_read(tmp_path):
     assert tags["train/grad_norm"][0] > 0
 
 
-def test_a_complete_run_is_not_tested_again(tmp_path):
-    first, _ = train(tmp_path)
+def test_a_complete_run_is_not_tested_again(tmp_path, trained):
+    first = trained(tmp_path)
     before = (tmp_path / "summary.json").stat().st_mtime_ns
     again, log = train(tmp_path)
     assert again["accuracy"] == first["accuracy"] and "complete" in log
     assert (tmp_path / "summary.json").stat().st_mtime_ns == before
 
 
-def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
-    train(tmp_path)
+def test_another_identity_is_refused_and_nothing_is_touched(tmp_path, trained):
+    trained(tmp_path, steps=4)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"another configuration: config.optimizer.learning_rate was 0.1, now 0.2"):
         train(tmp_path, optimizer__learning_rate=0.2)
@@ -95,7 +95,6 @@ def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_of_it_is_saved(tmp_path):
-    train(tmp_path / "good", steps=4)
     with pytest.raises(RunError) as error:
         train(tmp_path / "run", optimizer__learning_rate=1e38, model__normalization="none")
     message = str(error.value)
@@ -156,8 +155,8 @@ def test_without_validation_the_last_is_tested(tmp_path):
         cnnjax.build(small_config(data__validation_fraction=0.0, early_stopping=2))
 
 
-def test_fine_tuning_takes_a_run_with_another_head(tmp_path, digits_folder):
-    train(tmp_path / "first")
+def test_fine_tuning_takes_a_run_with_another_head(tmp_path, trained, digits_folder):
+    trained(tmp_path / "first")
     folder = dict(data__name="folder", data__data_dir=str(digits_folder), data__image_size=8)
     summary, log = train(
         tmp_path / "second",
@@ -178,27 +177,27 @@ def test_fine_tuning_takes_a_run_with_another_head(tmp_path, digits_folder):
     assert "Going on from step 3 of 4." in log and "Parameters from" not in log
 
 
-def test_fine_tuning_from_no_run_or_another_architecture_is_refused(tmp_path):
+def test_fine_tuning_from_no_run_or_another_architecture_is_refused(tmp_path, trained):
     with pytest.raises(UserError, match="nothing is no run directory"):
         train(tmp_path / "a", init_from=str(tmp_path / "nothing"))
-    train(tmp_path / "first", steps=1)
+    trained(tmp_path / "first", steps=4)
     config = small_config(init_from=str(tmp_path / "first"))
     config.model = cnnjax.model("lenet5")
     with pytest.raises(UserError, match="another architecture"):
         cnnjax.fit(cnnjax.build(config), tmp_path / "b", log=lambda line: None)
 
 
-def test_one_device_and_eight_agree(tmp_path):
-    for devices in (1, 8):
-        train(tmp_path / str(devices), devices=devices)
+def test_one_device_and_eight_agree(tmp_path, trained):
+    trained(tmp_path / "1")
+    train(tmp_path / "8", devices=8)
     one, eight = (read_entries(tmp_path / name) for name in ("1", "8"))
     for a, b in zip(one, eight, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_the_place_of_the_data_changes_no_number(tmp_path, placement):
-    train(tmp_path / "host", data__placement="host", steps=4)
+def test_the_place_of_the_data_changes_no_number(tmp_path, trained, placement):
+    trained(tmp_path / "host", data__placement="host", steps=4)
     train(tmp_path / placement, data__placement=placement, steps=4)
     assert_equal_trees(saved(tmp_path / "host"), saved(tmp_path / placement))
 
@@ -237,8 +236,8 @@ def test_bfloat16_remat_and_highest_precision_train_alike(tmp_path):
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(saved(tmp_path / "bfloat16")))
 
 
-def test_the_log_survives_a_line_that_was_cut_off(tmp_path):
-    train(tmp_path, steps=4)
+def test_the_log_survives_a_line_that_was_cut_off(tmp_path, trained):
+    trained(tmp_path, steps=4)
     with (Path(tmp_path) / "metrics.jsonl").open("a") as file:
         file.write('[1]\n{"a": 1}\n{"step": "x"}\n')
     with (Path(tmp_path) / "metrics.jsonl").open("ab") as file:
