@@ -63,24 +63,24 @@ def started(folder: Path) -> Iterator[dict[str, str]]:
     munge = [f"--{name}={folder}/munge.{end}" for name, end in MUNGE.items()]
     environment = dict(SLURM_CONF=f"{folder}/slurm.conf")
     whole = os.environ | environment
-    daemons = [
-        ["munged", "--foreground", "--force", *munge],
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-c"],
+    answers = lambda: (
+        "idle" in subprocess.run(["sinfo", "-h", "-o", "%T"], env=whole, capture_output=True, text=True).stdout
+    )
+    daemons = [  # each is waited for before the next
+        (["munged", "--foreground", "--force", *munge], (folder / "munge.socket").exists),
+        (["slurmctld", "-D", "-c"], lambda: _is_open(ports[0])),
+        (["slurmd", "-D", "-c"], answers),
     ]
     running = []
     try:
-        for command in daemons:
+        for command, is_ready in daemons:
             with (folder / f"{command[0]}.out").open("w") as log:
                 running.append(subprocess.Popen(command, env=whole, stdout=log, stderr=log))
-            time.sleep(1)
-        end = time.monotonic() + 60
-        while (
-            "idle" not in subprocess.run(["sinfo", "-h", "-o", "%T"], env=whole, capture_output=True, text=True).stdout
-        ):
-            logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.[lo]*[gt]"))
-            assert time.monotonic() < end, f"Slurm did not start: {logs}"
-            time.sleep(0.5)
+            end = time.monotonic() + 60
+            while not is_ready():
+                logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.[lo]*[gt]"))
+                assert time.monotonic() < end, f"Slurm did not start: {logs}"
+                time.sleep(0.05)
         yield environment
     finally:
         subprocess.run(["scancel", f"--user={user}", "--signal=KILL"], env=whole, capture_output=True)
@@ -93,6 +93,11 @@ def started(folder: Path) -> Iterator[dict[str, str]]:
 
 
 MUNGE = {"key-file": "key", "socket": "socket", "log-file": "log", "pid-file": "pid", "seed-file": "seed"}
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_ports(count: int) -> list[int]:
