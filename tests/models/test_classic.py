@@ -110,7 +110,12 @@ def test_vgg16_sees_3_to_212_pixels():
 
 @pytest.mark.parametrize(
     "name, stride_in, size",
-    [("resnet50", "1x1", 483), ("resnet101", "1x1", 1027), ("resnet50", "3x3", 427), ("resnet101", "3x3", 971)],
+    [
+        ("resnet50", "1x1", 483),
+        ("resnet101", "1x1", 1027),
+        ("resnet50", "3x3", 427),
+        pytest.param("resnet101", "3x3", 971, marks=pytest.mark.slow),  # as deep as the second, as wide as the third
+    ],
 )
 def test_resnets_see_what_was_published(name, stride_in, size):
     """Araujo, Norris & Sim 2019 for the first paper's strides; moved into the 3x3, each of three widens by less."""
