@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import resource
+import shutil
 from pathlib import Path
 
 from tests.several import xla_flags
@@ -16,12 +17,11 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Said before any test module is imported: JAX looks once, when it compiles for the first time, whether there is a cache.
 KEPT = Path(__file__).parents[1] / ".pytest_cache" / "d"
-PROGRAMS = KEPT / "programs"
+PROGRAMS, MOST_BYTES = KEPT / "programs", 500_000_000  # one session leaves some 80 million
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = (
-    "none"  # whose folder, a new one in each session, names a program too
-)
+# Their folder, a new one in each session, would be part of the name of a program.
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 # Whoever wants no bytecode beside the sources has it here: a hundred processes would compile all modules anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ["PYTHONPYCACHEPREFIX"] = str(KEPT / "bytecode")
@@ -40,6 +40,13 @@ settings.load_profile("repeatable")
 
 # JAX makes so many objects while it traces that to look for garbage as often as usual takes a fifth of the time.
 gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_sessionstart(session):
+    """Programs of tests that are no more are never asked for again: when all are too many, one session compiles anew."""
+    is_worker = hasattr(session.config, "workerinput")
+    if not is_worker and sum(path.stat().st_size for path in PROGRAMS.glob("*")) > MOST_BYTES:
+        shutil.rmtree(PROGRAMS)
 
 
 @pytest.fixture(scope="session", autouse=True)

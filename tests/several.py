@@ -25,7 +25,9 @@ def xla_flags(devices: int) -> str:
 
 def environment(devices: int, **more: str) -> dict[str, str]:
     """Of a process that a test starts."""
-    return os.environ | dict(XLA_FLAGS=xla_flags(devices), PYTHONUNBUFFERED="1") | more
+    # Another one may be writing the program that it reads; JAX then compiles it, and says so.
+    quiet = dict(PYTHONUNBUFFERED="1", PYTHONWARNINGS="ignore:Error reading persistent compilation cache entry")
+    return os.environ | dict(XLA_FLAGS=xla_flags(devices)) | quiet | more
 
 
 def start(workdir: Path, *flags: str, count: int = 2, devices: int = 2, own: dict[int, tuple[str, ...]] | None = None, unlike: dict[int, dict[str, str]] | None = None):  # fmt: skip

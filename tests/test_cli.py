@@ -216,8 +216,9 @@ def test_train_says_what_it_does_and_where(run, tmp_path):
 
 def test_evaluate_repeats_the_test_score(run, trained_run):
     summary = json.loads((trained_run / "summary.json").read_text())
-    code, out, _ = run("evaluate", f"--workdir={trained_run}", "--format=json")
-    assert code == 0 and json.loads(out)["accuracy"] == summary["accuracy"]
+    for devices in (1, 8):
+        code, out, _ = run("evaluate", f"--workdir={trained_run}", "--format=json", f"--config.devices={devices}")
+        assert code == 0 and json.loads(out)["accuracy"] == summary["accuracy"]
     code, out, _ = run("evaluate", f"--workdir={trained_run}", "--split=train[:100]", "--config.eval_batch_size=8")
     assert code == 0 and "100 examples" in out
     code, _, err = run("evaluate", f"--workdir={trained_run}", "--split=tset")

@@ -133,7 +133,7 @@ def test_pairs_of_ones_own(tmp_path, capsys):
             for kind, pixels in (("images", scene["image"][..., 0]), ("masks", scene["instances"])):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels[: 40 + i]).save(tmp_path / split / kind / f"{i}.png")
-    flags = (*SMALL[:3], *QUICK, "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
+    flags = (*SMALL[:3], "--config.devices=2", "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
     flags += ("--config.batch_size=8", "--config.segmentation.crop=32", "--config.segmentation.border_weight=5")
     flags += ("--config.augmentation.flip=true", "--config.augmentation.elastic=2")
     workdir = tmp_path / "run"

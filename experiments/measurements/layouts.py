@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     megabytes: float  # that each device holds of the state
 
 
-def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int = 2) -> Experiment:
+def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int = 2, **data: str) -> Experiment:
     config = cnnjax.Config(model=cnnjax.model("cnn"))
     config.model.channels, config.model.blocks = (16, 32), 1
     config.batch_size, config.steps, config.accumulate, config.ema_decay = 64, STEPS, accumulate, 0.9
@@ -58,15 +58,15 @@ def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int
     if random:
         config.model.dropout = random["dropout"]
         config.augmentation.mixup, config.augmentation.cutmix = random["mixup"], random["cutmix"]
-    config.data.normalization = "none"  # computed in float32, which two programs may round differently
-    for name, value in layout.items():
-        setattr(config, name, value)
+    for section, values in ((config, layout), (config.data, data)):
+        for name, value in values.items():
+            setattr(section, name, value)
     return cnnjax.build(config)
 
 
-def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps: int = STEPS) -> Outcome:
-    """Some steps on a layout, with such randomness; for float64 call it under jax.enable_x64."""
-    exp = experiment(layout, random or {})
+def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps: int = STEPS, **data: str) -> Outcome:
+    """Some steps on a layout, with such randomness and fields of config.data; for float64 call it under jax.enable_x64."""
+    exp = experiment(layout, random or {}, **data)
     model = exp.config.model.build(len(exp.record.class_names), dtype)
     exp = exp._replace(network=exp.network._replace(model=model))
     precise = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x

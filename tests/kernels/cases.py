@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from cnnjax import kernels
 
 EXACT = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}  # of the largest value
 BOTH = pytest.mark.parametrize("dtype", tuple(EXACT), ids=("float32", "bfloat16"))
-AT_ONCE = 6  # random cases in a program
 ALL = bool(os.environ.get("CNNJAX_TEST_ALL"))
-few = settings(
-    max_examples=10 if ALL else 1,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+AT_ONCE = 6  # random cases in a program
+SEEDED = pytest.mark.parametrize("seed", range(20 if ALL else 1))
+
+
+def several(draw: Callable[[np.random.Generator], Any], seed: int) -> list:
+    """Random cases that share a program: `draw(generator)` each."""
+    rng = np.random.default_rng(seed)
+    return [draw(rng) for _ in range(AT_ONCE)]
 
 
 class Case(NamedTuple):

@@ -6,36 +6,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cnnjax import kernels
 from cnnjax.kernels.onednn import calls
 from tests.kernels import references
-from tests.kernels.cases import AT_ONCE, BOTH, EXACT, Case, check, close, computed, few, rounded, some
+from tests.kernels.cases import BOTH, EXACT, SEEDED, Case, check, close, computed, rounded, several, some
 
 
-def several(strategy):
-    """Random cases that share a program."""
-    return st.lists(strategy, min_size=AT_ONCE, max_size=AT_ONCE)
-
-
-@st.composite
-def convolutions(draw):
+def a_convolution(rng):
     """(x shape, w shape, strides, pads, dilation, groups) of a convolution that finds a position."""
-    axes = draw(st.integers(1, 3))
-    many = lambda low, high: draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes))
+    axes = rng.integers(1, 4)
+    many = lambda low, high: rng.integers(low, high + 1, axes).tolist()
     window, strides, dilation = many(1, 4), many(1, 3), many(1, 2)
-    least = draw(st.sampled_from((0, 0, -2)))
-    pads = [(draw(st.integers(least, 3)), draw(st.integers(least, 3))) for _ in range(axes)]
-    groups = draw(st.sampled_from((1, 1, 2, 3)))
-    inputs, outputs = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 5))
-    if draw(st.booleans()) and axes < 3:
+    least = rng.choice((0, 0, -2))
+    pads = list(zip(many(least, 3), many(least, 3)))
+    groups = int(rng.choice((1, 1, 2, 3)))
+    inputs, outputs = (groups * int(n) for n in rng.integers(1, 6, 2))
+    if axes < 3 and rng.random() < 0.5:
         groups = inputs  # depthwise
-        outputs = inputs * draw(st.integers(1, 2))
+        outputs = inputs * int(rng.integers(1, 3))
     least = [max(1, (k - 1) * d + 1 - sum(p)) for k, d, p in zip(window, dilation, pads)]
-    sizes = [n + draw(st.integers(0, 7)) for n in least]
-    x = (draw(st.integers(1, 3)), *sizes, inputs)
+    sizes = [n + more for n, more in zip(least, many(0, 7))]
+    x = (int(rng.integers(1, 4)), *sizes, inputs)
     return x, (*window, inputs // groups, outputs), tuple(strides), pads, tuple(dilation), groups
 
 
@@ -54,10 +46,9 @@ def convolution_case(dtype, x_shape, w_shape, strides, pads, dilation, groups=1,
 
 
 @BOTH
-@few
-@given(shapes=several(convolutions()), seed=st.integers(0, 2**16))
-def test_convolution_and_its_gradients(path, dtype, shapes, seed):
-    check(path, dtype, [convolution_case(dtype, *shape, seed) for shape in shapes])
+@SEEDED
+def test_convolution_and_its_gradients(path, dtype, seed):
+    check(path, dtype, [convolution_case(dtype, *drawn, seed) for drawn in several(a_convolution, seed)])
 
 
 FORMS = [  # x, w, strides, pads, dilation: shapes that have a form of their own
@@ -158,6 +149,7 @@ def test_a_picture_smaller_than_its_window_is_padded_before_on_the_portable_path
 
 
 GROUPED = [  # x, w, strides, pads, dilation, groups
+    ((2, 7, 6, 5), (3, 2, 1, 10), (1, 2), [(1, 1), (0, 1)], (1, 1), 5),  # two kernels a channel
     ((4, 16, 16, 16), (3, 3, 1, 16), (1, 1), [(1, 1), (1, 1)], (1, 1), 16),
     ((4, 16, 16, 16), (7, 7, 1, 16), (1, 1), [(3, 3), (3, 3)], (1, 1), 16),  # rounded once, not place by place
     ((2, 19, 20, 5), (9, 6, 1, 5), (2, 3), [(4, 3), (0, 2)], (2, 1), 5),
@@ -368,9 +360,9 @@ def test_a_gpus_transposed_convolution_is_as_precise_as_its_trace_was_told(side)
 
 
 @BOTH
-@few
-@given(sizes=several(st.tuples(*[st.integers(1, 40)] * 3)), seed=st.integers(0, 2**16))
-def test_dense_and_its_gradients(path, dtype, sizes, seed):
+@SEEDED
+def test_dense_and_its_gradients(path, dtype, seed):
+    sizes = several(lambda rng: rng.integers(1, 41, 3).tolist(), seed)
     check(path, dtype, [dense_case(dtype, *size, seed) for size in sizes])
 
 
@@ -388,33 +380,45 @@ def dense_case(dtype, rows, inner, columns, seed):
     return Case((rows, inner, columns, seed), function, (a, b), dy, (a64 @ b64, dy64 @ b64.T, a64.T @ dy64))
 
 
-@st.composite
-def poolings(draw):
-    """(x, window, strides, pads), x of whole numbers: many ties."""
-    axes = draw(st.integers(1, 3))
-    window = tuple(draw(st.integers(1, 4)) for _ in range(axes))
-    strides = tuple(draw(st.integers(1, 3)) for _ in range(axes))
-    least = draw(st.sampled_from((0, 0, -2)))
-    pads = [(draw(st.integers(least, k - 1)), draw(st.integers(least, k - 1))) for k in window]
-    sizes = [k + 2 * max(0, -least) + draw(st.integers(0, 7)) for k in window]
-    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
-    x = rng.integers(-2, 3, (2, *sizes, draw(st.integers(1, 20)))).astype(np.float64)
-    return x, window, strides, pads
+def a_pooling(rng):
+    """(x shape, window, strides, pads)"""
+    axes = rng.integers(1, 4)
+    many = lambda low, high: rng.integers(low, high + 1, axes).tolist()
+    window, strides = tuple(many(1, 4)), tuple(many(1, 3))
+    least = int(rng.choice((0, 0, -2)))
+    pads = [(int(rng.integers(least, k)), int(rng.integers(least, k))) for k in window]
+    sizes = [k + 2 * max(0, -least) + more for k, more in zip(window, many(0, 7))]
+    return (2, *sizes, int(rng.integers(1, 21))), window, strides, pads
 
 
 @BOTH
-@few
-@given(drawn=several(poolings()), seed=st.integers(0, 2**16))
-def test_max_pool_and_its_gradient(any_path, dtype, drawn, seed):
-    check(any_path, dtype, [pooling_case(dtype, *pooling, seed) for pooling in drawn])
+@SEEDED
+def test_max_pool_and_its_gradient(any_path, dtype, seed):
+    check(any_path, dtype, [pooling_case(dtype, *drawn, seed) for drawn in several(a_pooling, seed)])
 
 
-def pooling_case(dtype, x, window, strides, pads, seed):
+POOLED = [  # x, window, strides, pads
+    ((2, 9, 3), (2,), (3,), [(0, 0)]),  # pixels that no window has
+    ((2, 8, 7, 20), (3, 2), (2, 1), [(1, 0), (0, 1)]),
+    ((2, 8, 7, 3), (2, 3), (2, 2), [(-1, 0), (1, -2)]),  # pixels taken away
+    ((2, 5, 4, 6, 3), (2, 1, 3), (1, 1, 2), [(1, 0), (0, 0), (2, 2)]),
+]
+
+
+@BOTH
+def test_max_pool_of_one_to_three_axes(any_path, dtype):
+    check(any_path, dtype, [pooling_case(dtype, *pooling, 0) for pooling in POOLED])
+
+
+def pooling_case(dtype, shape, window, strides, pads, seed):
+    """Of whole numbers below zero: many ties, and no padding is as large."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-6, -1, shape).astype(np.float64)
     y64, _ = references.max_pool(x, None, window, strides, pads)
-    dy, dy64 = rounded(np.random.default_rng(seed).normal(size=y64.shape), dtype)
+    dy, dy64 = rounded(rng.normal(size=y64.shape), dtype)
     function = lambda x: kernels.max_pool(x, window, strides, pads)
     expected = references.max_pool(x, dy64, window, strides, pads)
-    return Case((x.shape, window, strides, pads), function, (jnp.asarray(x, dtype),), dy, expected)
+    return Case((shape, window, strides, pads), function, (jnp.asarray(x, dtype),), dy, expected)
 
 
 def test_the_first_of_equal_pixels_gets_the_gradient_as_in_lax(any_path):
@@ -467,17 +471,17 @@ def test_batch_norm_of_many_values(path, mean):
     np.testing.assert_allclose(dscale, dscale64, atol=(5e-5 if mean else 1e-5) * np.abs(dscale64).max(), rtol=0)
 
 
-pictures = st.tuples(
-    st.lists(st.integers(1, 9), min_size=1, max_size=4), st.sampled_from((1, 2, 3, 8, 16, 17, 19, 24, 32, 40, 48, 65))
-).map(lambda drawn: (*drawn[0], drawn[1]))  # [B, *spatial, C]
+def a_shape(rng):
+    """[B, *spatial, C], of none to three axes."""
+    sizes = rng.integers(1, 10, rng.integers(1, 5)).tolist()
+    return *sizes, int(rng.choice((1, 2, 3, 8, 16, 17, 19, 24, 32, 40, 48, 65)))
 
 
 @BOTH
-@few
-@given(shapes=several(pictures), seed=st.integers(0, 2**16))
-def test_batch_norm_and_its_gradients(path, dtype, shapes, seed):
+@SEEDED
+def test_batch_norm_and_its_gradients(path, dtype, seed):
     rng, cases, statistics = np.random.default_rng(seed), [], []
-    for shape in shapes:
+    for shape in several(a_shape, seed):
         shape = (shape[0] + 2, *shape[1:])
         (x, x64), (dy, dy64) = rounded(rng.normal(3, 2, shape), dtype), rounded(rng.normal(size=shape), dtype)
         (scale, scale64), (bias, bias64) = (rounded(rng.normal(size=shape[-1]), jnp.float32) for _ in range(2))
@@ -501,20 +505,22 @@ def test_batch_norm_and_its_gradients(path, dtype, shapes, seed):
             np.testing.assert_allclose(each, reference, atol=atol, rtol=0, err_msg=str(case.name))
 
 
-KINDS = st.sampled_from([(5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75)])
+KINDS = ((5, 0.75), (5, 0.75), (3, 0.5), (7, 0.75))
 
 
 @BOTH
-@few
-@given(drawn=several(st.tuples(pictures, KINDS)), seed=st.integers(0, 2**16))
-def test_response_norm_and_its_gradient(any_path, dtype, drawn, seed):
+@SEEDED
+def test_response_norm_and_its_gradient(any_path, dtype, seed):
+    drawn = several(lambda rng: (a_shape(rng), KINDS[rng.integers(len(KINDS))]), seed)
     check(any_path, dtype, [response_case(dtype, shape, *kind, seed) for shape, kind in drawn])
 
 
 @BOTH
 def test_response_norm_of_many_channels(any_path, dtype):
     channels = (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96)
-    check(any_path, dtype, [response_case(dtype, (2, 5, 4, n), 5, 0.75, 0) for n in some(channels, dtype)])
+    cases = [response_case(dtype, (2, 5, 4, n), 5, 0.75, 0) for n in some(channels, dtype)]
+    cases += [response_case(dtype, (2, 5, 4, 17), n, beta, 0) for n, beta in ((3, 0.5), (7, 0.75), (7, 1.0))]
+    check(any_path, dtype, cases)
 
 
 def response_case(dtype, shape, n, beta, seed):
@@ -526,15 +532,15 @@ def response_case(dtype, shape, n, beta, seed):
 
 
 @BOTH
-@few
-@given(shapes=several(pictures), seed=st.integers(0, 2**16))
-def test_a_bias_gets_the_sum_over_all_positions(path, dtype, shapes, seed):
-    check(path, dtype, [bias_case(dtype, shape, seed) for shape in shapes])
+@SEEDED
+def test_a_bias_gets_the_sum_over_all_positions(path, dtype, seed):
+    check(path, dtype, [bias_case(dtype, shape, seed) for shape in several(a_shape, seed)])
 
 
-def test_a_bias_gets_the_sum_over_many_positions(path):
+@BOTH
+def test_a_bias_gets_the_sum_over_many_positions(path, dtype):
     shapes = [(7, 1), (131, 3), (2, 128, 64, 5), (4096, 70)]
-    check(path, jnp.float32, [bias_case(jnp.float32, shape, 0) for shape in shapes])
+    check(path, dtype, [bias_case(dtype, shape, 0) for shape in shapes])
 
 
 def bias_case(dtype, shape, seed):

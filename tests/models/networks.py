@@ -34,6 +34,6 @@ def _distinct() -> tuple[str, ...]:
 DISTINCT = _distinct()
 FAMILIES = {type(models.MODELS[name]): name for name in reversed(DISTINCT)}  # the first network of each file
 LONGEST = ("googlenet",)  # 57 convolutions in its narrow form too
-# What has to be compiled: one network of each family in every run, all of them in `make test-all`.
+# What has to be compiled: one network of each family but the longest in every run, all of them in `make test-all`.
 IN_EVERY_RUN = set(FAMILIES.values()) - set(LONGEST)
 EACH_FAMILY = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT]

@@ -1,6 +1,7 @@
 """Every registered network goes through the same tests, in its narrow form; at full size behind the marker slow.
 
-What can be followed by shapes is tested of all networks in every run; what has to be compiled, of one network a family.
+What can be followed by shapes is tested of all networks in every run; what has to be compiled, of one network a family,
+but for GoogLeNet, which takes longest.
 """
 
 import functools
@@ -152,7 +153,8 @@ class TestOneOfEachFamily:
         pytest.fail(f"After {AT_MOST} steps it says {logits.argmax(-1)}, not {LABELS}.")
 
     def test_the_field_of_view_is_certified(self, name):
-        """Of the last layer with positions, gates included, along both axes of an input that is longer than it sees."""
+        """Of the last layer with positions, gates cut, along the first axis of an input that is longer than it sees; along
+        both where all tests are run."""
         options = without_chance(name)
         model, (*_, channels) = options.build(CLASSES), options.input_shape
         least = models.least_size(options)

@@ -2,12 +2,13 @@
 
     python tests/sweeps/stub_trial.py train --config=... --config.steps=N ... --workdir=FOLDER
 
-It takes its configuration from the sweep's sweep.json, sleeps STEP_SECONDS a step, and fails as training does where the
-learning rate is absurd. Standard library alone: a real trial spends its first seconds on loading JAX.
+It takes its configuration from the sweep's sweep.json, sleeps STEP_SECONDS a step until it is stopped for the first time,
+and fails as training does where the learning rate is absurd. Standard library alone: a real trial spends its first seconds on loading JAX.
 """
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -26,9 +27,8 @@ class Stopped(Exception):
 
 
 def stop(*_):
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # a cluster sends it to all processes, and one around a trial hands it on
+    # A cluster sends it to all processes, and the one around a trial hands it on: a trial takes the second for the same.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("CNNJAX_TRIAL") else signal.SIG_DFL)
     raise Stopped
 
 
@@ -55,7 +55,8 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         while step < steps:
-            time.sleep(STEP_SECONDS)
+            if not before:
+                time.sleep(STEP_SECONDS)
             step += 1
             if config["optimizer"]["learning_rate"] > 1e9:
                 print(f"cnnjax: The loss is not finite at step {step} (nan); nothing of it was saved.", file=sys.stderr)

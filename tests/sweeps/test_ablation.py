@@ -1,15 +1,17 @@
 """Factors and seeds become trials; what does not do is refused before anything starts."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from cnnjax import cli
+from cnnjax import cli, launch, usage
 from cnnjax.errors import UserError
-from cnnjax.sweeps import ablation
+from cnnjax.sweeps import ablation, local
 from cnnjax.sweeps.ablation import Sweep, values
 
-FILES = (Path(__file__).parents[2] / "experiments/ablations").glob("*.py")
+ROOT = Path(__file__).parents[2]
+FILES = (ROOT / "experiments/ablations").glob("*.py")
 FACTORS = dict(
     activation=values("model.activation", "relu", "tanh", "sigmoid"),
     depth={"one": {"model.blocks": 1}, "two": {"model.blocks": 2}},
@@ -51,6 +53,14 @@ def test_a_trial_is_a_checked_configuration_of_its_own(tmp_path):
     assert last.folder == tmp_path / "depth=two" / "seed7"
     assert (last.config.seed, last.config.model.blocks, last.config.model.activation) == (7, 2, "relu")
     assert (last.config.model.channels, last.config.model.dropout) == ((4, 8), 0.25)
+
+
+def test_a_trial_is_trained_by_the_command_of_its_configuration(tmp_path):
+    for trial in ablation.trials(a_sweep(common={"model.channels": (4, 8), "model.dropout": 0.25}), tmp_path):
+        python, script, verb, *flags = local.train_command(trial)
+        assert (python, Path(script), verb) == (sys.executable, ROOT / "run.py", "train")
+        line = launch.parse(flags, usage.FLAGS["train"])
+        assert line.config == trial.config and line.flags["workdir"] == str(trial.folder)
 
 
 @pytest.mark.parametrize(

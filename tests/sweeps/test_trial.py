@@ -29,6 +29,7 @@ def until(condition, seconds=20):
     "code, exit_code, error",
     [
         ("print('fine')", 0, ""),
+        ("import os, sys; sys.exit(os.environ.get('CNNJAX_TRIAL') != '1')", 0, ""),  # it knows that it is a trial
         (
             "import sys; print('cnnjax: The loss is not finite.', file=sys.stderr); sys.exit(1)",
             1,
