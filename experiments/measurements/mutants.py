@@ -192,6 +192,7 @@ def run(arguments) -> int:
                 return
             mutant, started = wanted[number], time.monotonic()
             tests = chosen(mutant, by_file, seconds, arguments.seconds)
+            tests = [test for test in tests if not arguments.without or arguments.without not in test]
             tests.sort(key=lambda test: test != first.get((mutant.file, mutant.why)))
             caught = verdict(mutant, tree, tests, seconds, marks) if tests else ""
             taken = time.monotonic() - started
@@ -235,6 +236,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="faults whose file has this text")
     parser.add_argument("--missed-in", default="", help="only faults that a results file says were missed")
     parser.add_argument("--first", default="", help="a results file: the test that noticed a fault there is run first")
+    parser.add_argument("--without", default="", help="no tests whose name has this: such as need another before them")
     parser.add_argument("--results", default="", help="a CSV file to write")
     parser.add_argument("--seconds", type=float, default=120, help="of tests, for a fault in what an import runs")
     parser.add_argument("--processes", type=int, default=2)
