@@ -5,8 +5,8 @@
 
 `record` runs the suite once under coverage.py, and keeps in `.mutants/` which test runs which line, and for how long. `run`
 puts one fault at a time into a copy of the last commit, and runs the tests that can see it, the shortest first, until one
-fails: those that run a line of the fault, or any line of its file where the fault is in what an import runs (at most
---seconds of them, first those whose file names what is changed). It prints a line for each fault, and ends with exit code 1
+fails: those that run a line of the fault, or any line of its file where the fault is in what an import runs (first those
+whose file names what is changed), at most --seconds of them. It prints a line for each fault, and ends with exit code 1
 where one is missed. With `--all` the tests that are marked slow count too (record them with `record --all`); `--only=TEXT`
 takes the faults whose file has the text. Two processes share the work.
 """
@@ -97,19 +97,18 @@ def recorded() -> tuple[dict[str, dict[int, set[str]]], dict[str, float]]:
 
 
 def chosen(mutant: Mutant, by_file, seconds, limit: float) -> list[str]:
-    """The tests that can see a fault, the shortest first; where an import runs it, those whose file names what it changes."""
+    """The tests that can see a fault, the shortest first, of at most so many seconds together; where an import runs the
+    fault, first those whose file names what it changes."""
     tests, exact = seen_by(mutant, by_file.get(mutant.file, {}))
     exact = exact and bool(tests)  # what ran when the package was imported is known of no test
     tests = (tests or set(seconds)) & seconds.keys()
-    if exact:
-        return sorted(tests, key=lambda test: (seconds[test], test))
     words = set(re.findall(r"[A-Za-z_]{5,}", mutant.before)) - {"class", "Exception", "return"}
     texts = {file: (ROOT / file).read_text() for file in {test.split("::")[0] for test in tests}}
-    named = {file: not any(word in text for word in words) for file, text in texts.items()}
+    far = {file: not exact and not any(word in text for word in words) for file, text in texts.items()}
     kept, total = [], 0.0
-    for test in sorted(tests, key=lambda test: (named[test.split("::")[0]], seconds[test], test)):
+    for test in sorted(tests, key=lambda test: (far[test.split("::")[0]], seconds[test], test)):
         total += seconds[test]
-        if total > limit:
+        if kept and total > limit:
             break
         kept.append(test)
     return kept
@@ -238,7 +237,7 @@ def main() -> int:
     parser.add_argument("--first", default="", help="a results file: the test that noticed a fault there is run first")
     parser.add_argument("--without", default="", help="no tests whose name has this: such as need another before them")
     parser.add_argument("--results", default="", help="a CSV file to write")
-    parser.add_argument("--seconds", type=float, default=120, help="of tests, for a fault in what an import runs")
+    parser.add_argument("--seconds", type=float, default=120, help="of tests, for each fault")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     if arguments.verb == "record":

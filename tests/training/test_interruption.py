@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cnnjax import cli
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.logbook import read_entries
 from tests import several
 from tests.several import ROOT, UNDRAWN
 from tests.training.short_runs import assert_equal_trees, saved, timeless
+from tests.undrawn import no_pictures
 
 KNOBS = """
     model.channels=8 model.blocks=1 model.dropout=0.2 batch_size=64 steps=150 log_every=5 evaluate_every=3.1
@@ -20,11 +22,16 @@ KNOBS = """
 """.split()
 
 
+def arguments(workdir, *flags):
+    """Of a short run."""
+    experiment = f"--config={ROOT / 'experiments' / 'digits.py'}"
+    return ["train", experiment, f"--workdir={workdir}", *(f"--config.{knob}" for knob in (*KNOBS, *flags))]
+
+
 def start(workdir, *flags, **environment):
-    """The command of a short run, in a process group of its own, as a terminal would start it."""
-    command = [*UNDRAWN, "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
+    """A short run in a process group of its own, as a terminal would start it."""
     return subprocess.Popen(
-        [*command, *(f"--config.{knob}" for knob in (*KNOBS, *flags))],
+        [*UNDRAWN, *arguments(workdir, *flags)],
         cwd=ROOT,
         env=several.environment(1, **environment),
         stdout=subprocess.PIPE,
@@ -76,7 +83,7 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path, 
         code, _, err = ended(process)
         assert code == 3, err
         assert f"stopped by {number.name} at step " in err and "and saved. The same command goes on from there:" in err
-        assert f"  python run.py train --config=experiments/digits.py --workdir={tmp_path} --config.model" in err
+        assert f"  python run.py {' '.join(arguments(tmp_path)[:4])}" in err
         assert "Traceback" not in err
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
             step = checkpoints.newest()
@@ -142,14 +149,18 @@ def test_a_reading_worker_that_dies_is_told_in_a_line(tmp_path):
     assert group_is_gone(process)
 
 
-def test_a_directory_in_use_is_refused_until_its_holder_is_gone(tmp_path):
+def test_a_directory_in_use_is_refused_until_its_holder_is_gone(tmp_path, capsys, one_device):
+    def run():
+        with no_pictures():
+            return cli.main(["run.py", *arguments(tmp_path, "steps=5")]), capsys.readouterr().err
+
     process = start(tmp_path, "steps=100000")
     wait_for(lambda: len(read_entries(tmp_path)) > 2, process)
     config = (tmp_path / "config.json").read_bytes()
-    code, _, err = ended(start(tmp_path, "steps=5"))
+    code, err = run()
     assert code == 2 and f"{tmp_path} is in use by process {process.pid} on " in err
     assert (tmp_path / "config.json").read_bytes() == config
     process.kill()
     ended(process)
-    code, _, err = ended(start(tmp_path, "steps=5"))
+    code, err = run()
     assert code == 0, err
