@@ -1,9 +1,11 @@
 """The command line, driven as a user drives it."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,21 @@ def test_help_of_a_verb_lists_every_knob(run, verb):
         "(one of 'sgd'",
     ):
         assert text in out
+
+
+def test_help_names_all_models_that_share_options(run):
+    assert "Of the models vgg11, vgg13, vgg16, vgg19, vgg11_bn," in run("train", "--help")[1]
+
+
+def test_who_reads_may_leave(monkeypatch):
+    """As `head` does: the pipe is closed, and there is nobody to tell."""
+
+    def write(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=write, flush=lambda: None))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert cli.main(["run.py", "--help"]) == 1 and sys.stderr.closed
 
 
 def test_help_does_not_wait_for_jax():

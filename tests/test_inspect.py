@@ -45,6 +45,14 @@ def test_an_experiment_is_inspected_with_its_data(inspect):
     assert code == 0 and "147,130 parameters" in out and "8(S) x 8(S) x 1(C) x 1(B)" in out
 
 
+def test_what_is_typed_goes_before_the_data(inspect):
+    flags = "--config=experiments/digits.py", "--format=json"
+    value = json.loads(inspect(*flags, "--input=12,16,3")[1])
+    assert value["input_shape"] == [1, 12, 16, 3] and value["layers"][-1]["shape"] == [1, 10]
+    value = json.loads(inspect(*flags, "--classes=7")[1])
+    assert value["input_shape"] == [1, 8, 8, 1] and value["layers"][-1]["shape"] == [1, 7]
+
+
 def test_dropped_pixels_are_an_issue(inspect):
     out = inspect("--model=alexnet", "--input=229,227,3")[1]
     assert "conv1 drops the last 2 of 229 input positions along axis 1: its windows do not reach them." in out

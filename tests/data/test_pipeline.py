@@ -1,6 +1,7 @@
 """Batches: the same in memory, on the device and streamed; evaluation counts each example once."""
 
 import os
+import signal
 import sys
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnjax.data import pipeline
+from cnnjax.data import pipeline, workers
 from cnnjax.data.pipeline import EvaluationBatch, TrainBatch
 from cnnjax.data.source import Split, subset
 
@@ -55,6 +56,25 @@ class SchedulingReader(Reader):
 
     def __call__(self, indices):
         return super().__call__(indices) | dict(label=np.full(len(indices), os.sched_getscheduler(0), np.int32))
+
+
+def test_processes_read_rows_of_the_same_batch():
+    whole = TrainBatch(SPLIT, seed=3, batch_size=8)(5)
+    for rows in (np.array([0, 2, 5]), np.array([1, 3, 4, 6, 7])):
+        part = TrainBatch(SPLIT, 3, 8, rows)(5)
+        np.testing.assert_array_equal(part["label"], whole["label"][rows])
+        np.testing.assert_array_equal(part["position"], rows)
+        part = EvaluationBatch(SPLIT, 8, rows)(6)  # of 50 examples, where two are left
+        np.testing.assert_array_equal(part["label"][rows < 2], 48 + rows[rows < 2])
+        np.testing.assert_array_equal(part["weight"], rows < 2)
+
+
+def test_what_is_started_meanwhile_hears_no_signal():
+    masked = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = masked()
+    with workers.deaf_to_signals():
+        assert masked() >= {signal.SIGINT, signal.SIGTERM}  # which processes and threads inherit
+    assert masked() == before and not before & {signal.SIGINT, signal.SIGTERM}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux schedules threads so")

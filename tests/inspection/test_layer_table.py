@@ -166,3 +166,21 @@ def test_every_rows_work_follows_from_its_shapes(name):
         if kernel:
             positions = math.prod(row.shape[1:-1])
             assert row.macs == positions * math.prod(kernel), row.name
+
+
+class Repeated(nn.Module):
+    """The same convolution five times, as a loop."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        kernel = self.param("kernel", nn.initializers.ones, (3, 3, 2, 2))
+        step = lambda x, _: (jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC), None)
+        return jax.lax.scan(step, x, length=5)[0]
+
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def test_a_loop_is_counted_as_often_as_it_runs():
+    table = layer_table(Repeated(), jax.ShapeDtypeStruct((1, 6, 7, 2), jnp.float32))
+    assert table.macs == 5 * (6 * 7 * 2) * (3 * 3 * 2)

@@ -199,3 +199,11 @@ def test_what_does_not_fit_is_named():
 def test_he_initialisation_has_its_variance(mode, fan):
     weights = layers.he_normal(mode)(jax.random.key(0), (3, 3, 16, 64))
     assert weights.var() == pytest.approx(2 / fan, rel=0.05) and abs(weights.mean()) < 0.01
+
+
+def test_a_causal_convolution_sees_no_future():
+    kernel = jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)  # of two steps ago, one, now
+    x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1)
+    layer = layers.Conv(1, (3,), padding="CAUSAL", use_bias=False)
+    y = layer.apply(dict(params=dict(kernel=kernel)), x)
+    np.testing.assert_allclose(y[0, :, 0], [100, 210, 321, 432])
