@@ -9,7 +9,7 @@ import scipy.special
 from cnnjax import evaluation, experiment
 from cnnjax.config import Augmentation, Config
 from cnnjax.data import augmentation
-from cnnjax.data.source import Statistics
+from cnnjax.data.source import Split, Statistics
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
 from cnnjax.models import options
@@ -60,3 +60,18 @@ def test_ten_crops_need_a_size():
     config.augmentation.views = "ten_crop"
     with pytest.raises(UserError, match="ten_crop takes crops as large as random_crop"):
         experiment.check(config)
+
+
+def test_the_moving_average_is_what_is_evaluated():
+    model = dict(params="last", ema_params="average", batch_stats="statistics")
+    assert evaluation.evaluated_variables(model) == dict(params="average", batch_stats="statistics")
+    assert evaluation.evaluated_variables(model | dict(ema_params={}, batch_stats={})) == dict(params="last")
+
+
+def test_a_process_computes_its_own_rows_of_a_batch_that_it_reads_whole(monkeypatch):
+    split = Split(7, lambda indices: dict(label=np.asarray(indices, np.int32)))
+    monkeypatch.setattr(evaluation.parallel, "place", lambda layout, batch: batch)
+    computed = lambda variables, batch: (batch["label"], batch["weight"])
+    outputs = list(evaluation._outputs(computed, {}, split, None, 4, None, np.array([1, 3])))
+    assert [batch["label"].tolist() for batch, _, _ in outputs] == [[0, 1, 2, 3], [4, 5, 6, 6]]
+    assert [(own.tolist(), weight.tolist()) for _, own, weight in outputs] == [([1, 3], [1, 1]), ([5, 6], [1, 0])]

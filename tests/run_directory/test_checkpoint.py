@@ -1,8 +1,10 @@
 """Checkpoints: which are kept, what damage is noticed, and what a disk that refuses does."""
 
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from cnnjax.errors import RunError, UserError
-from cnnjax.run_directory import checksums
+from cnnjax.run_directory import checksums, records
 from cnnjax.run_directory.checkpoint import Checkpoints, exist
 
 MODEL = dict(params=dict(dense=dict(kernel=jnp.arange(6.0).reshape(2, 3))), batch_stats={}, ema_params={})
@@ -237,3 +239,22 @@ def test_what_the_loop_wants_to_find_again_comes_back(tmp_path):
         checkpoints.save(1, MODEL, TRAINING, record)
     with Checkpoints(tmp_path) as checkpoints:
         assert json.dumps(checkpoints.record(1)) == json.dumps(record)
+
+
+def test_checksums_are_written_when_the_disk_has_all_files(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    for name in ("a", "d/b"):
+        (tmp_path / name).write_text(name)
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    checksums.write(tmp_path)
+    assert synced == {path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*"))} and len(synced) == 5
+
+
+def test_who_reads_a_record_meanwhile_sees_the_old_one(tmp_path, monkeypatch):
+    path, seen = tmp_path / "record.json", []
+    records.write_json(path, "old")
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda *a: (write(*a), seen.append(records.read_json(path)))[0])
+    records.write_json(path, "new")
+    assert seen == ["old"] and records.read_json(path) == "new" and [p.name for p in tmp_path.iterdir()] == [path.name]

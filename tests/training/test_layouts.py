@@ -15,7 +15,7 @@ import pytest
 import cnnjax
 from cnnjax import benchmark, kernels, layers, parallel
 from cnnjax.data import pipeline
-from cnnjax.errors import UserError
+from cnnjax.errors import RunError, UserError
 from cnnjax.training.initial import initial_state
 from cnnjax.training.logbook import read_entries
 from cnnjax.training.loop import train_step_for
@@ -279,3 +279,27 @@ def test_layouts_that_cannot_be(changes, message):
     with pytest.raises(UserError) as error:
         cnnjax.build(small_config(**dict(devices=0) | changes))
     assert message in str(error.value)
+
+
+def test_parts_of_a_batch_must_divide_among_devices_too():
+    layout = parallel.layout(8)
+    parallel.check_divisible(layout, 32, "batch_size", parts=4)
+    with pytest.raises(
+        UserError, match="config.batch_size=16 is not divisible by the 8 devices times config.accumulate=4: take 32"
+    ):
+        parallel.check_divisible(layout, 16, "batch_size", parts=4)
+
+
+def test_the_memory_of_the_old_state_is_used_for_the_new_one():
+    layout, old = parallel.layout(1, kernels="xla"), dict(a=jnp.ones(1000))
+    state = parallel.place_state(layout, old)
+    step = parallel.compile_train_step(layout, lambda state, batch: (jax.tree.map(jnp.negative, state), {}), state)
+    step(state, parallel.place(layout, dict(x=jnp.ones(4))))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_only_a_lack_of_memory_is_called_so():
+    with pytest.raises(RunError, match="too little memory: RESOURCE_EXHAUSTED: 9 GB"), parallel.memory_errors():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), parallel.memory_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: else")
