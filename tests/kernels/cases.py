@@ -37,11 +37,6 @@ class Case(NamedTuple):
     expected: tuple[np.ndarray, ...]  # the value and the gradient of each array
 
 
-def some(cases: Sequence, dtype) -> Sequence:
-    """All cases in float32; in bfloat16, which takes the same forms, every third unless all tests are run."""
-    return cases if dtype == jnp.float32 or ALL else cases[::3]
-
-
 def rounded(array, dtype):
     """What the kernel sees, and the same in float64."""
     seen = jnp.asarray(array, dtype)

@@ -10,7 +10,7 @@ import pytest
 from cnnjax import kernels
 from cnnjax.kernels.onednn import calls
 from tests.kernels import references
-from tests.kernels.cases import BOTH, EXACT, SEEDED, Case, check, close, computed, rounded, several, some
+from tests.kernels.cases import BOTH, EXACT, SEEDED, Case, check, close, computed, rounded, several
 
 
 def a_convolution(rng):
@@ -104,7 +104,7 @@ FORMS = [  # x, w, strides, pads, dilation: shapes that have a form of their own
 
 @BOTH
 def test_convolution_of_the_shapes_that_have_a_form_of_their_own(path, dtype):
-    check(path, dtype, [convolution_case(dtype, *form) for form in some(FORMS, dtype)])
+    check(path, dtype, [convolution_case(dtype, *form) for form in FORMS])
 
 
 def test_a_portable_sum_of_few_inputs_is_rounded_once():
@@ -179,7 +179,7 @@ GROUPED = [  # x, w, strides, pads, dilation, groups
 
 @BOTH
 def test_convolution_in_groups(path, dtype):
-    check(path, dtype, [convolution_case(dtype, *form) for form in some(GROUPED, dtype)])
+    check(path, dtype, [convolution_case(dtype, *form) for form in GROUPED])
 
 
 @pytest.mark.parametrize("window, stride, pads", [(3, 1, 9), (3, 2, 9), (5, 1, 1), (5, 2, 1), (4, 4, 1), (8, 1, 1)])
@@ -518,7 +518,7 @@ def test_response_norm_and_its_gradient(any_path, dtype, seed):
 @BOTH
 def test_response_norm_of_many_channels(any_path, dtype):
     channels = (15, 16, 17, 19, 20, 24, 31, 32, 33, 40, 48, 50, 65, 96)
-    cases = [response_case(dtype, (2, 5, 4, n), 5, 0.75, 0) for n in some(channels, dtype)]
+    cases = [response_case(dtype, (2, 5, 4, n), 5, 0.75, 0) for n in channels]
     cases += [response_case(dtype, (2, 5, 4, 17), n, beta, 0) for n, beta in ((3, 0.5), (7, 0.75), (7, 1.0))]
     check(any_path, dtype, cases)
 
