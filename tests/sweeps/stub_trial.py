@@ -2,8 +2,9 @@
 
     python tests/sweeps/stub_trial.py train --config=... --config.steps=N ... --workdir=FOLDER
 
-It takes its configuration from the sweep's sweep.json, sleeps STEP_SECONDS a step until it is stopped for the first time,
-and fails as training does where the learning rate is absurd. Standard library alone: a real trial spends its first seconds on loading JAX.
+It takes its configuration from the sweep's sweep.json, sleeps STEP_SECONDS a step when it is started for the first time, and
+fails as training does where the learning rate is absurd. Standard library alone: a real trial spends its first seconds on
+loading JAX.
 """
 
 import json
