@@ -1,5 +1,6 @@
 """The command line: which verb, and what its end means to the shell."""
 
+import gc
 import shlex
 import sys
 
@@ -14,6 +15,8 @@ KILLED = 130  # the shell's own code for Ctrl-C
 
 def main(argv: list[str]) -> int:
     """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse, 3 stopped as asked."""
+    # JAX makes so many objects while it traces that a look for garbage at each 700 of them would take a tenth of a start.
+    gc.set_threshold(100_000, 50, 100)
     code = _code_of(argv)
     if "jax" in sys.modules:
         from cnnjax import processes

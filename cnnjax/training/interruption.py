@@ -30,11 +30,11 @@ def watched(leave_at_once: Callable[[int], None] = os._exit) -> Iterator[Interru
         yield interruption
         return
 
-    first_at = 0.0
+    first_at, is_trial = 0.0, OF_A_TRIAL in os.environ
 
     def note(number, frame):
         nonlocal first_at
-        if interruption.by and OF_A_TRIAL in os.environ and time.monotonic() - first_at < ECHO_SECONDS:
+        if interruption.by and is_trial and time.monotonic() - first_at < ECHO_SECONDS:
             return  # the first one again
         if interruption.by:
             os.write(2, b"\n")
@@ -49,4 +49,6 @@ def watched(leave_at_once: Callable[[int], None] = os._exit) -> Iterator[Interru
         yield interruption
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # What comes now can only be the first one again, to a trial that has saved and ends: it does not die of it.
+            echo = signal.SIG_IGN if interruption.by and is_trial else None
+            signal.signal(number, echo or handler or signal.SIG_DFL)

@@ -10,6 +10,7 @@ import pytest
 
 from cnnjax import cli
 from cnnjax.run_directory.checkpoint import Checkpoints
+from cnnjax.training import interruption
 from cnnjax.training.logbook import read_entries
 from tests import several
 from tests.several import ROOT, UNDRAWN
@@ -112,6 +113,26 @@ def test_a_trial_of_a_sweep_takes_the_echo_of_a_signal_for_the_same(tmp_path):
         time.sleep(0.05)
     code, _, err = ended(process)
     assert code == 3 and "and saved" in err
+
+
+def test_an_echo_that_comes_when_a_trial_has_saved_does_not_kill_it(monkeypatch):
+    """Not even while Python ends, which takes its own handlers away, but not the ignoring of a signal."""
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    ends = []
+    try:
+        for trial in (None, "1"):
+            monkeypatch.setenv("CNNJAX_TRIAL", trial) if trial else monkeypatch.delenv("CNNJAX_TRIAL", raising=False)
+            with interruption.watched(ends.append) as asked:
+                pass
+            assert {number: signal.getsignal(number) for number in before} == before, "nobody asked for its end"
+            with interruption.watched(ends.append) as asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after = {number: signal.getsignal(number) for number in before}
+            assert asked.by == "SIGTERM" and not ends
+            assert after == (dict.fromkeys(before, signal.SIG_IGN) if trial else before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("how", [
