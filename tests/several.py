@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests import forked
+
+ROOT = forked.ROOT
 UNDRAWN = (sys.executable, "-m", "tests.undrawn")  # run.py, without pictures
 
 
@@ -39,12 +41,9 @@ def start(workdir: Path, *flags: str, count: int = 2, devices: int = 2, own: dic
     started = []
     for index in range(count):
         several = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={index}"] if count > 1 else []
-        command = [*UNDRAWN, "train", f"--workdir={workdir}", *flags, *several]
-        command += (own or {}).get(index, ())
+        arguments = ["train", f"--workdir={workdir}", *flags, *several, *(own or {}).get(index, ())]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        started.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment(devices, **(unlike or {}).get(index, {})), **pipes)
-        )
+        started.append(forked.Forked(arguments, environment(devices, **(unlike or {}).get(index, {})), **pipes))
     return started
 
 

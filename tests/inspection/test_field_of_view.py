@@ -23,13 +23,14 @@ def poked(function, image):
 
     The functions tested have positive weights, so that a large positive change cannot cancel.
     """
+    function, image = jax.jit(function), np.asarray(image)
     result, before = [], np.asarray(function(image))
     for axis in range(1, image.ndim - 1):
         changed = []
         for position in range(image.shape[axis]):
             where = np.arange(image.shape[axis]) == position
             where = where.reshape([-1 if a == axis else 1 for a in range(image.ndim)])
-            after = np.asarray(function(image + 100 * jnp.asarray(where, image.dtype)))
+            after = np.asarray(function(image + 100 * where.astype(image.dtype)))
             others = tuple(a for a in range(before.ndim) if a != axis or before.ndim != image.ndim)
             changed.append(np.atleast_1d((after != before).any(others)))
         changed = np.stack(changed)  # [input positions, output positions]
@@ -41,7 +42,7 @@ def poked(function, image):
 
 
 def agrees(function, shape, seed=0):
-    image = jnp.asarray(np.random.default_rng(seed).uniform(1, 2, shape), jnp.float32)
+    image = np.random.default_rng(seed).uniform(1, 2, shape).astype(np.float32)
     views = field_of_view(function, image)
     for view, (low, high) in zip(views, poked(function, image), strict=True):
         np.testing.assert_array_equal(view.low, low)
@@ -51,7 +52,7 @@ def agrees(function, shape, seed=0):
 
 def positive_layer(layer, shape):
     """A layer with positive weights, as a function of the image alone."""
-    variables = positive(layer.init(jax.random.key(0), jnp.ones(shape)))
+    variables = jax.jit(lambda *inputs: positive(layer.init(*inputs)))(jax.random.key(0), np.ones(shape, np.float32))
     return lambda x: layer.apply(variables, x)
 
 

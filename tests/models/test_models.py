@@ -110,18 +110,17 @@ def leaves(tree):
 
 @pytest.mark.parametrize("name", DISTINCT)
 class TestEveryModelByShapes:
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-    def test_layers_compute_in_the_type_that_was_asked_for_and_logits_are_float32(self, narrow, dtype):
-        """On images of the least size."""
-        variables, logits, layers = narrow.shapes(narrow.least, narrow.least, dtype=dtype)
-        assert logits.shape == (2, CLASSES) and logits.dtype == jnp.float32
+    @pytest.mark.parametrize("dtype, train, more", [
+        pytest.param(jnp.bfloat16, False, (0, 0), id="bfloat16, of the least size"),
+        pytest.param(jnp.float32, True, (5, 11), id="float32, of any sides, in training"),
+    ])  # fmt: skip
+    def test_layers_compute_in_the_type_that_was_asked_for_and_logits_are_float32(self, narrow, dtype, train, more):
+        sides = (narrow.least + n for n in more)
+        variables, outputs, layers = narrow.shapes(*sides, train=train, dtype=dtype)
+        assert {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(outputs)} == {((2, CLASSES), jnp.dtype("float32"))}
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         layers.pop("__call__")  # the logits
         assert {leaf.dtype for leaf in jax.tree.leaves(layers)} == {jnp.dtype(dtype)}
-
-    def test_larger_pictures_of_any_sides(self, narrow):
-        outputs = narrow.shapes(narrow.least + 5, narrow.least + 11, train=True)[1]
-        assert {leaf.shape for leaf in jax.tree.leaves(outputs)} == {(2, CLASSES)}
 
     def test_too_small_pictures_are_refused(self, narrow):
         if narrow.least > 1:  # padding lets many networks end on one position

@@ -19,6 +19,7 @@ from cnnjax.run_directory import checksums
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import logbook, loop
 from cnnjax.training.logbook import Logbook, read_entries
+from tests.forked import Forked
 from tests.several import ROOT, UNDRAWN, environment
 from tests.training.short_runs import assert_equal_trees, saved, small_config, timeless, train
 
@@ -94,14 +95,18 @@ def command_line(workdir, *flags, cache, limit=""):
         model.channels=32,32 model.blocks=1 steps=12 evaluate_every=0.3 batch_size=64 checkpoint.every_minutes=0 data.test=
         kernels=xla
     """.split()
-    command = [*UNDRAWN, "train", "--config=experiments/digits.py", f"--workdir={workdir}"]
-    return subprocess.run(
-        ["sh", "-c", f'{limit} exec "$@"', "sh", *command, *(f"--config.{knob}" for knob in (*knobs, *flags))],
-        cwd=ROOT,
-        env=environment(1, CNNJAX_CACHE_DIR=str(cache)),
-        capture_output=True,
-        text=True,
-    )
+    command = ["train", "--config=experiments/digits.py", f"--workdir={workdir}"]
+    command += [f"--config.{knob}" for knob in (*knobs, *flags)]
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = environment(1, CNNJAX_CACHE_DIR=str(cache))
+    if limit:
+        process = subprocess.Popen(
+            ["sh", "-c", f'{limit} exec "$@"', "sh", *UNDRAWN, *command], cwd=ROOT, env=env, **options
+        )
+    else:
+        process = Forked(command, env, **options)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_a_full_disk_while_saving_stops_nothing_but_the_end(tmp_path, own_cache):

@@ -13,7 +13,8 @@ from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import interruption
 from cnnjax.training.logbook import read_entries
 from tests import several
-from tests.several import ROOT, UNDRAWN
+from tests.forked import Forked
+from tests.several import ROOT
 from tests.training.short_runs import assert_equal_trees, saved, timeless
 from tests.undrawn import no_pictures
 
@@ -31,15 +32,8 @@ def arguments(workdir, *flags):
 
 def start(workdir, *flags, **environment):
     """A short run in a process group of its own, as a terminal would start it."""
-    return subprocess.Popen(
-        [*UNDRAWN, *arguments(workdir, *flags)],
-        cwd=ROOT,
-        env=several.environment(1, **environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked(arguments(workdir, *flags), several.environment(1, **environment), start_new_session=True, **pipes)
 
 
 def wait_for(condition, process, seconds=120):

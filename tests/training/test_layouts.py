@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -20,7 +19,8 @@ from cnnjax.training.initial import initial_state
 from cnnjax.training.logbook import read_entries
 from cnnjax.training.loop import train_step_for
 from experiments.measurements import layouts
-from tests.several import ROOT, environment
+from tests.forked import Forked
+from tests.several import environment
 from tests.training.short_runs import saved, small_config, train
 from tests.undrawn import no_pictures
 
@@ -255,9 +255,10 @@ def test_the_place_of_the_data_changes_no_number_on_any_layout(tmp_path, layout,
 
 def test_a_checkpoint_of_eight_devices_is_read_by_a_process_that_has_one(tmp_path):
     train(tmp_path, steps=4, devices=8, fsdp=8, model__channels=(8, 32))
-    command = [sys.executable, "run.py", "evaluate", f"--workdir={tmp_path}", "--split=validation"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True)
-    assert done.returncode == 0 and "with the parameters of step 4" in done.stdout, done.stderr
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked(["evaluate", f"--workdir={tmp_path}", "--split=validation"], environment(1), **pipes)
+    out, err = process.communicate()
+    assert process.returncode == 0 and "with the parameters of step 4" in out, err
 
 
 @pytest.mark.parametrize(
