@@ -55,7 +55,7 @@ class Options:
     )
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
-        return AlexNet(num_classes, dataclasses.replace(self), dtype)
+        return AlexNet(num_classes, dataclasses.replace(self), dtype, remat)
 
     def narrow(self) -> "Options":
         return dataclasses.replace(self, width=1 / 8, hidden=512, dropout=0.0, init_std=0.0)
@@ -81,20 +81,23 @@ class AlexNet(nn.Module):
     num_classes: int
     options: Options
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[B, H, W, C]` -> logits `[B, num_classes]` float32."""
         o = self.options
         x = x.astype(self.dtype)
-        for n, c in CONVOLUTIONS.items():
-            groups = o.groups if c.grouped else 1
+
+        def stage(network: nn.Module, x: jax.Array, n: str) -> jax.Array:
+            """A convolution and what follows it, which are layers of the network itself."""
+            c = CONVOLUTIONS[n]
             x = layers.Conv(
                 max(1, round(c.features * o.width / (2 * o.groups))) * 2 * o.groups,
                 (c.kernel, c.kernel),
                 strides=c.stride,
                 padding=c.padding,
-                feature_group_count=groups,
+                feature_group_count=o.groups if c.grouped else 1,
                 dtype=self.dtype,
                 name=f"conv{n}",
                 **weights(o, c.bias),
@@ -104,8 +107,11 @@ class AlexNet(nn.Module):
                 x = layers.LocalResponseNorm(n=5, k=2.0, alpha=1e-4, beta=0.75, name=f"norm{n}")(x)
             elif c.normalized:
                 x = layers.normalization(o.normalization, train, dtype=self.dtype)(x)
-            if c.pooled:
-                x = layers.MaxPool((3, 3), (2, 2), name=f"pool{n}")(x)
+            return layers.MaxPool((3, 3), (2, 2), name=f"pool{n}")(x) if c.pooled else x
+
+        stage = nn.remat(stage, static_argnums=(2,)) if self.remat else stage
+        for n in CONVOLUTIONS:
+            x = stage(self, x, n)
         x = layers.Flatten(name="flatten")(x)
         for n in ("6", "7"):
             x = layers.Dense(o.hidden, dtype=self.dtype, name=f"fc{n}", **weights(o, 1.0))(x)

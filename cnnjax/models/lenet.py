@@ -33,7 +33,7 @@ class Options:
         return dataclasses.replace(self)
 
     def build(self, num_classes: int, dtype=jnp.float32, remat: bool = False) -> nn.Module:
-        return LeNet5(num_classes, self.activation, self.pooling, dtype)
+        return LeNet5(num_classes, self.activation, self.pooling, dtype, remat)
 
 
 class LeNet5(nn.Module):
@@ -43,6 +43,7 @@ class LeNet5(nn.Module):
     activation: str = "tanh"
     pooling: str = "average"
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -54,10 +55,16 @@ class LeNet5(nn.Module):
             )
         margins = [((CANVAS - n) // 2, CANVAS - n - (CANVAS - n) // 2) for n in (height, width)]
         x = jnp.pad(x.astype(self.dtype), [(0, 0), *margins, (0, 0)])
-        for name, features in (("1", 6), ("3", 16)):
-            x = layers.Conv(features, (5, 5), padding="VALID", dtype=self.dtype, name=f"c{name}")(x)
+
+        def stage(network: nn.Module, x: jax.Array, name: str, features: int) -> jax.Array:
+            """A convolution, its non-linearity and pooling, which are layers of the network itself."""
+            x = layers.Conv(features, (5, 5), padding="VALID", dtype=self.dtype, name=name)(x)
             x = layers.activation(self.activation)(x)
-            x = layers.pooling(self.pooling, (2, 2))(x)
+            return layers.pooling(self.pooling, (2, 2))(x)
+
+        stage = nn.remat(stage, static_argnums=(2, 3)) if self.remat else stage
+        for name, features in (("c1", 6), ("c3", 16)):
+            x = stage(self, x, name, features)
         x = layers.Flatten()(x)
         for name, features in (("c5", 120), ("f6", 84)):
             x = layers.activation(self.activation)(layers.Dense(features, dtype=self.dtype, name=name)(x))

@@ -131,10 +131,12 @@ class TestEveryModelByShapes:
     def test_no_parameter_is_dead(self, narrow):
         assert dead_parameters(narrow.model, narrow.images, train=True) == []
 
-    def test_remat_keeps_the_parameters(self, narrow):
+    def test_remat_is_there_and_keeps_the_parameters(self, narrow):
         shapes = jax.eval_shape(narrow.model.init, jax.random.key(1), narrow.images)
         remat = functools.partial(gradients_of, narrow.options.build(CLASSES, remat=True))
-        assert jax.eval_shape(remat, shapes, narrow.images, LABELS)[1] == shapes["params"]
+        program, (_, gradients) = jax.make_jaxpr(remat, return_shape=True)(shapes, narrow.images, LABELS)
+        assert gradients == shapes["params"]
+        assert any("remat" in equation.primitive.name for equation in program.eqns)
 
 
 @pytest.mark.parametrize("name", EACH_FAMILY)
