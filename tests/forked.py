@@ -2,9 +2,10 @@
 
 `Forked(arguments, env)` is `subprocess.Popen` of `python -m tests.undrawn *arguments`, but begins a second sooner. Tests
 signal it, kill it, read what it prints and take its exit code as of any other process, and it ends as Python ends.
+All forks hash strings alike: give one another PYTHONHASHSEED, which starts it anew, where that could hide a fault.
 
 This module as a program is the process that forks, one for each worker of pytest. For each run it forks a keeper, which
-forks the run, says its number, waits for it, and says how it ended.
+forks the run, waits for it, and says how it ended; the run says its own number when it is ready.
 """
 
 import atexit
@@ -23,12 +24,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MOST_SECONDS = 60  # to import everything, and to fork
 AT_ONCE = ("JAX_", "PYTHON", "COVERAGE_")  # environment variables that are looked up before a run begins
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")  # as subprocess calls their ends
 
 
 class Forked(subprocess.Popen):
-    """Started anew, none the less, where its environment differs in what is looked up before a run begins."""
+    """A run; one whose environment differs in variables of AT_ONCE is started as a new process."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], **options):
         """`options` of `subprocess.Popen`: pipes, `text`, `start_new_session`. It runs in the root of the project."""
@@ -40,14 +42,23 @@ class Forked(subprocess.Popen):
         server, servers_env = _server(os.getpid())
         if servers_env != _at_once(given["env"]):
             return super()._execute_child(args, *options)
-        # Of each pipe the child's end; where there is none, what this process has.
+        # The run has its end of each pipe; where there is no pipe, it has what this process has.
         standard = [n if given[end] < 0 else given[end] for n, end in enumerate(("p2cread", "c2pwrite", "errwrite"))]
         request = json.dumps([args[3:], given["env"], given["start_new_session"]]).encode()
         self._keeper, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(server, [len(request).to_bytes(4)], [*standard, theirs.fileno()])
-            server.sendall(request)
-        self.pid, self._child_created = self._number(), True
+        self._keeper.settimeout(MOST_SECONDS)
+        try:
+            with theirs:
+                socket.send_fds(server, [len(request).to_bytes(4)], [*standard, theirs.fileno()])
+                server.sendall(request)
+            self.pid, self._child_created = self._number(), True
+        except OSError as error:
+            self._keeper.close()
+            _server.cache_clear()
+            raise RuntimeError(
+                "tests/forked.py cannot fork: see what it printed above, or for the first test"
+            ) from error
+        self._keeper.settimeout(None)
         self._close_pipe_fds(*map(given.get, PIPES))
 
     def _try_wait(self, wait_flags):
@@ -59,9 +70,10 @@ class Forked(subprocess.Popen):
             return self.pid, self._number()
 
     def _number(self) -> int:
-        """What the keeper says next: at first which process the run is, at last how it ended, as `os.waitpid` has it."""
+        """What is said next: at first which process the run is, at last how it ended, as `os.waitpid` has it."""
         said = self._keeper.recv(4)
-        assert said, "what forks runs has died"
+        if not said:
+            raise ConnectionError("it has died")
         return int.from_bytes(said)
 
     def _internal_poll(self, **options):
@@ -79,7 +91,10 @@ def _at_once(environment) -> dict[str, str]:
 
 @functools.cache
 def _server(owner: int) -> tuple[socket.socket, dict[str, str]]:
-    """Where the process `owner`, which is this one, asks for runs, and what of the environment theirs cannot change."""
+    """The socket on which this process asks for runs, and the variables of AT_ONCE that these have.
+
+    `owner` is the number of this process: a fork of it has a server of its own.
+    """
     from tests import several
 
     env = several.environment(1)
@@ -109,12 +124,12 @@ def _serve(requests: socket.socket) -> list[str]:
 
 
 def _keep(fds: list[int], arguments: list[str], env: dict[str, str], new_session: bool) -> list[str]:
-    """Forks a run, in which it returns, and reports of it."""
+    """Forks a run, in which it returns, and reports how that ended."""
     *standard, news = fds
     if run := os.fork():
-        for fd in standard:
-            os.close(fd)
-        os.write(news, run.to_bytes(4))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in (*range(3), *standard):  # neither the pipes of the test nor those of pytest stay open here
+            os.dup2(nothing, fd)
         status = os.waitpid(run, 0)[1]
         with contextlib.suppress(BrokenPipeError):  # the test has ended before
             os.write(news, status.to_bytes(4))
@@ -122,22 +137,28 @@ def _keep(fds: list[int], arguments: list[str], env: dict[str, str], new_session
     os.setsid() if new_session else None
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
-    for fd in fds:
-        os.close(fd)
     os.environ.clear()
     os.environ.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.write(news, os.getpid().to_bytes(4))
+    for fd in fds:
+        os.close(fd)
     return arguments
 
 
 if __name__ == "__main__":
+    import numpy as np
+
     from cnnjax import experiment, verbs  # noqa: F401
     from cnnjax.data import digits  # noqa: F401
     from cnnjax.tasks import classification  # noqa: F401
     from cnnjax.training import opening, scoring  # noqa: F401
+    from cnnjax.xla import without_faulty_sums
 
     gc.freeze()  # so that runs do not copy what they only look at
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = _serve(socket.socket(fileno=int(sys.argv[1])))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    without_faulty_sums()  # as `import cnnjax` does
+    np.random.seed()
     sys.argv = [sys.argv[0], *arguments]
     runpy.run_module("tests.undrawn", run_name="__main__", alter_sys=True)

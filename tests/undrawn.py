@@ -4,6 +4,8 @@ In a test `with no_pictures(): ...`; for tests that start processes, `python -m 
 """
 
 import contextlib
+import json
+import os
 import sys
 from types import SimpleNamespace
 from unittest import mock
@@ -28,6 +30,9 @@ def no_pictures():
 if __name__ == "__main__":
     from cnnjax import cli
 
+    if sys.argv[1:] == ["environment"]:  # what a run would have
+        print(json.dumps(dict(os.environ)))
+        sys.exit(0)
     with no_pictures():
         code = cli.main(["run.py", *sys.argv[1:]])
     sys.exit(code)

@@ -90,7 +90,7 @@ class AlexNet(nn.Module):
         x = x.astype(self.dtype)
 
         def stage(network: nn.Module, x: jax.Array, n: str) -> jax.Array:
-            """A convolution and what follows it, which are layers of the network itself."""
+            """A convolution and what follows it, layers of `network`, which Flax's remat wants to be the first argument."""
             c = CONVOLUTIONS[n]
             x = layers.Conv(
                 max(1, round(c.features * o.width / (2 * o.groups))) * 2 * o.groups,

@@ -57,7 +57,7 @@ class LeNet5(nn.Module):
         x = jnp.pad(x.astype(self.dtype), [(0, 0), *margins, (0, 0)])
 
         def stage(network: nn.Module, x: jax.Array, name: str, features: int) -> jax.Array:
-            """A convolution, its non-linearity and pooling, which are layers of the network itself."""
+            """Convolution, non-linearity, pooling: layers of `network`, which Flax's remat wants to be the first argument."""
             x = layers.Conv(features, (5, 5), padding="VALID", dtype=self.dtype, name=name)(x)
             x = layers.activation(self.activation)(x)
             return layers.pooling(self.pooling, (2, 2))(x)

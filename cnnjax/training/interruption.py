@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C: the first asks a run to stop where nothing is lost, the second stops it at once."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -23,7 +24,9 @@ class Interruption:
 def watched(leave_at_once: Callable[[int], None] = os._exit) -> Iterator[Interruption]:
     """While inside, the first signal is only noted, for the loop to see; outside the main thread nothing changes.
 
-    `leave_at_once(exit code)` is what the second one calls: no thread, worker or file is waited for.
+    A trial of a sweep gets one signal several times: there, what comes within ECHO_SECONDS of the first is taken for the
+    same, also after this is left, and nothing is heard any more while Python ends. `leave_at_once(exit code)` is what the
+    second one calls: no thread, worker or file is waited for.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -48,7 +51,14 @@ def watched(leave_at_once: Callable[[int], None] = os._exit) -> Iterator[Interru
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
-            # What comes now can only be the first one again, to a trial that has saved and ends: it does not die of it.
-            echo = signal.SIG_IGN if interruption.by and is_trial else None
-            signal.signal(number, echo or handler or signal.SIG_DFL)
+        if interruption.by and is_trial:  # the handlers stay: an echo may come while it ends
+            atexit.register(_ignore)
+        else:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _ignore() -> None:
+    """Python's own handlers are gone before Python has ended; what is ignored stays so."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -4,8 +4,9 @@ python experiments/measurements/same_numbers.py record before.json [--only=digit
 python experiments/measurements/same_numbers.py compare before.json after.json
 
 Of each run: the data's fingerprint, sizes of splits and statistics; three training batches, as read and as augmented; the
-parameters that it begins with; losses and gradients of 20 steps; scores of validation and test. Arrays stand as SHA-256,
-numbers in full. `compare` says what differs, and by how much; it ends with 1 where anything does.
+parameters before and after 20 steps; losses and norms of the gradients of these; scores of validation and test. Arrays stand
+as SHA-256, numbers in full. `compare` says what differs, and by how much, and ends with 1 where anything does; fields of the
+configuration, which may be called otherwise now, are listed but do not count.
 
 `nuclei` needs $CNNJAX_DATA_DIR/dsb2018_nuclei, `cells` data/bccd_cells (experiments/data/cells.py); what is not there is
 left out, and said. Bits are those of a machine and of versions, which are recorded too: compare on the same.
@@ -94,11 +95,19 @@ def of_run(name: str, workdir: Path) -> dict:
         found["batches"][number] = of_tree(batch)
         found["augmented"][number] = of_tree(jax.jit(built.augment)(jax.random.key(number), batch))
     fit(built, workdir, log=lambda text: None)
+    found["last"] = of_tree(saved_parameters(workdir))
     timed = ("time", "images_per_second", "seconds")
     found["log"] = [{k: v for k, v in entry.items() if k not in timed} for entry in read_entries(workdir)]
     summary = json.loads((workdir / "summary.json").read_text())
     found["summary"] = {k: v for k, v in summary.items() if k not in timed}
     return found
+
+
+def saved_parameters(workdir: Path) -> dict:
+    from cnnjax.run_directory.checkpoint import Checkpoints
+
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore_model(STEPS)
 
 
 def of_sweep(folder: Path) -> dict:
@@ -122,14 +131,17 @@ def missing(name: str) -> str:
 
 def record(out: Path, only: tuple[str, ...], devices: int) -> None:
     os.chdir(ROOT)
-    os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     import jax
 
     from cnnjax.parallel import use_compilation_cache
 
     use_compilation_cache()
-    found = json.loads(out.read_text()) if out.exists() else {}
-    found["where"] = dict(jax=jax.__version__, python=sys.version.split()[0], devices=jax.device_count())
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    where = dict(commit=git, jax=jax.__version__, python=sys.version.split()[0], devices=jax.device_count())
+    found = json.loads(out.read_text()) if only and out.exists() else dict(where=where)
+    if found["where"] != where:
+        sys.exit(f"{out} was written elsewhere ({found['where']}, now {where}): give another file.")
     for name in only or (*RUNS, "sweep"):
         if why := missing(name):
             print(f"{name}: left out, {why}")
@@ -147,8 +159,10 @@ def differences(one, other, at: str = "") -> list[str]:
         return [line for key in keys for line in differences(one.get(key), other.get(key), f"{at}/{key}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [line for n, pair in enumerate(zip(one, other)) for line in differences(*pair, f"{at}/{n}")]
-    if one == other:
+    if one == other or one != one and other != other:  # both are no number
         return []
+    if one is None or other is None:
+        return [f"{at}: only {'now' if one is None else 'before'}"]
     if isinstance(one, float) and isinstance(other, float):
         return [f"{at}: {one!r} before, {other!r} now, by {abs(one - other) / max(abs(one), 1e-30):.1e} of it"]
     return [f"{at}: {one!r} before, {other!r} now"]
@@ -165,11 +179,16 @@ def main(verb: str, first: str, *others: str) -> int:
         return 0
     one, other = (json.loads(Path(path).read_text()) for path in (first, others[0]))
     found = differences(one, other)
-    print("\n".join(found) or f"all the same: {', '.join(key for key in one if key != 'where')}")
-    return 1 if found else 0
+    notes = [line for line in found if line.startswith("/where") or "/config/" in line]
+    told = [line for line in found if line not in notes]
+    print("\n".join([*notes, *told]))
+    print(
+        f"{len(told)} numbers differ." if told else f"All the same: {', '.join(key for key in one if key != 'where')}."
+    )
+    return 1 if told else 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] not in ("record", "compare"):
+    if len(sys.argv) < dict(record=3, compare=4).get(sys.argv[1] if len(sys.argv) > 1 else "", 99):
         sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

@@ -118,6 +118,7 @@ class TestEveryModelByShapes:
         sides = (narrow.least + n for n in more)
         variables, outputs, layers = narrow.shapes(*sides, train=train, dtype=dtype)
         assert {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(outputs)} == {((2, CLASSES), jnp.dtype("float32"))}
+        assert train or isinstance(outputs, jax.ShapeDtypeStruct), "auxiliary heads are for training"
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
         layers.pop("__call__")  # the logits
         assert {leaf.dtype for leaf in jax.tree.leaves(layers)} == {jnp.dtype(dtype)}

@@ -105,7 +105,8 @@ def command_line(workdir, *flags, cache, limit=""):
         )
     else:
         process = Forked(command, env, **options)
-    out, err = process.communicate()
+    with process:
+        out, err = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

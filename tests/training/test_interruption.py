@@ -1,8 +1,10 @@
 """Signals, as a person, a terminal or a scheduler sends them to the command line."""
 
+import atexit
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,7 +85,7 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_bits(tmp_path, 
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
             step = checkpoints.newest()
         assert f"at step {step} of 150" in err and step >= read_entries(tmp_path)[-1]["step"]
-    code, out, err = ended(start(tmp_path))
+    code, out, err = ended(start(tmp_path, PYTHONHASHSEED="1"))  # strings hash otherwise than before
     assert code == 0 and f"Going on from step {step} of 150." in out
     assert_equal_trees(saved(unbroken), saved(tmp_path))
     assert timeless(read_entries(unbroken)) == timeless(read_entries(tmp_path))
@@ -109,22 +111,43 @@ def test_a_trial_of_a_sweep_takes_the_echo_of_a_signal_for_the_same(tmp_path):
     assert code == 3 and "and saved" in err
 
 
-def test_an_echo_that_comes_when_a_trial_has_saved_does_not_kill_it(monkeypatch):
-    """Not even while Python ends, which takes its own handlers away, but not the ignoring of a signal."""
-    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
-    ends = []
+@pytest.mark.parametrize("trial, code", [(True, 3), (False, -signal.SIGTERM)])
+def test_an_echo_that_comes_while_a_trial_ends_does_not_kill_it(trial, code):
+    """Neither when it has saved, nor while Python ends, which takes its own handlers away first."""
+    ends = """
+import os, signal, sys
+from cnnjax.training.interruption import watched
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+
+last = Last()
+with watched() as asked:
+    os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGINT) if "CNNJAX_TRIAL" in os.environ else None
+sys.exit(3)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "CNNJAX_TRIAL"}
+    process = subprocess.run(
+        [sys.executable, "-c", ends], cwd=ROOT, env=env | (dict(CNNJAX_TRIAL="1") if trial else {})
+    )
+    assert process.returncode == code
+
+
+def test_after_its_echoes_a_signal_ends_a_trial_at_once(monkeypatch):
+    monkeypatch.setenv("CNNJAX_TRIAL", "1")
+    before, ends = {number: signal.getsignal(number) for number in interruption.SIGNALS}, []
     try:
-        for trial in (None, "1"):
-            monkeypatch.setenv("CNNJAX_TRIAL", trial) if trial else monkeypatch.delenv("CNNJAX_TRIAL", raising=False)
-            with interruption.watched(ends.append) as asked:
-                pass
-            assert {number: signal.getsignal(number) for number in before} == before, "nobody asked for its end"
-            with interruption.watched(ends.append) as asked:
-                os.kill(os.getpid(), signal.SIGTERM)
-            after = {number: signal.getsignal(number) for number in before}
-            assert asked.by == "SIGTERM" and not ends
-            assert after == (dict.fromkeys(before, signal.SIG_IGN) if trial else before)
+        with interruption.watched(ends.append) as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.by == "SIGTERM" and ends == []
+        monkeypatch.setattr(interruption, "ECHO_SECONDS", 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ends == [128 + signal.SIGTERM]
     finally:
+        atexit.unregister(interruption._ignore)
         for number, handler in before.items():
             signal.signal(number, handler)
 
