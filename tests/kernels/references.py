@@ -57,7 +57,7 @@ def max_pool(x, dy, window, strides, pads):
 
 
 def batch_norm(x, scale, bias, dy, epsilon):
-    """(y, mean, var, dx, dscale, dbias): Ioffe & Szegedy 2015, section 3."""
+    """(y, mean, var, dx, dscale, dbias, sizes of what these two add up): Ioffe & Szegedy 2015, section 3."""
     rows, d = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
     mean, var = rows.mean(0), rows.var(0)
     normal = (rows - mean) / np.sqrt(var + epsilon)
@@ -66,7 +66,8 @@ def batch_norm(x, scale, bias, dy, epsilon):
     dmean = -dnormal.sum(0) / np.sqrt(var + epsilon)
     dx = dnormal / np.sqrt(var + epsilon) + dvar * 2 * (rows - mean) / len(rows) + dmean / len(rows)
     y = (normal * scale + bias).reshape(x.shape)
-    return y, mean, var, dx.reshape(x.shape), (d * normal).sum(0), d.sum(0)
+    added = tuple(np.sqrt((terms**2).sum(0)).max() for terms in (d * normal, d))
+    return y, mean, var, dx.reshape(x.shape), (d * normal).sum(0), d.sum(0), added
 
 
 def response_norm(x, dy, n, k, alpha, beta):

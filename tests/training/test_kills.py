@@ -1,4 +1,4 @@
-"""kill -9 in the critical phases, and at fifty random instants (experiments/results/kills.csv). Both by hand."""
+"""kill -9 in each phase of a run, at random instants. By hand of more runs: experiments/results/kills.csv."""
 
 import os
 import subprocess
@@ -28,5 +28,5 @@ def test_a_run_killed_in_the_critical_phases_ends_with_the_same_bits():
 
 
 @pytest.mark.slow
-def test_fifty_runs_killed():
-    assert "50 of 50 killed runs ended with the same bits" in kills(50, seed=3)
+def test_runs_killed_in_every_phase():
+    assert "16 of 16 killed runs ended with the same bits" in kills(16, seed=3)
