@@ -39,6 +39,7 @@ class Experiment(NamedTuple):
 
     config: Config
     record: DatasetRecord
+    fingerprints: tuple[str, ...]  # of the data: what a run on the same data may have recorded
     network: Network
     train: Split
     validation: Split | None
@@ -124,7 +125,8 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     processes.require_same(f"data ({dataset.name})", dataset.fingerprint)
     train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
-    same_data = known and (known.fingerprint, known.split_sizes) == (dataset.fingerprint, sizes)
+    fingerprints = (dataset.fingerprint, *dataset.former_fingerprints)
+    same_data = known and known.fingerprint in fingerprints and known.split_sizes == sizes
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
     record = record_of(dataset, known.statistics if same_data else _statistics(train), sizes)
     network = build_network(config, record)
@@ -150,6 +152,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     return Experiment(
         config=config,
         record=record,
+        fingerprints=fingerprints,
         network=network,
         train=train,
         validation=validation,

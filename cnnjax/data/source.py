@@ -55,6 +55,7 @@ class Dataset(NamedTuple):
     split_sizes: dict[str, int]
     split: Callable[[str], Any]  # Split, or Scenes
     fingerprint: str  # of the examples: changes when they do
+    former_fingerprints: tuple[str, ...] = ()  # which earlier versions gave to the same examples
     has_objects: bool = False  # whether scenes have `instances`
     mask_code: Any = None  # masks.Code: how the files of masks are read, of a set that was told or found it out
     notes: tuple[str, ...] = ()  # what a person should know: files that were left out, classes missing from test

@@ -14,7 +14,7 @@ from cnnjax.data import masks
 from cnnjax.data.picture_scan import cores
 from cnnjax.data.pictures import BadPicture, read_picture, read_stored
 from cnnjax.data.source import Batch, Dataset, Scenes
-from cnnjax.data.tfds_source import Shard, fingerprint_of, open_info, records_at, shards_of
+from cnnjax.data.tfds_source import Shard, fingerprints_of, open_info, records_at, shards_of
 from cnnjax.errors import RunError, UserError
 
 MASK_WORDS = ("mask", "segment", "label", "annotation")
@@ -65,7 +65,7 @@ def open_tfds_scenes(data: config.Data) -> Dataset:
         dtype=np.dtype(np.uint8),
         split_sizes={split_name: split.num_examples for split_name, split in info.splits.items()},
         split=split,
-        fingerprint=fingerprint_of(name, info),
+        **fingerprints_of(name, info)._asdict(),
         has_objects=code.kind == "instances",
         notes=(f"Masks are read as {code.kind}: {', '.join(code.class_names[:8])}.",),
     )

@@ -46,7 +46,7 @@ def open_tfds(data: config.Data) -> Dataset:
         dtype=dtype,
         split_sizes={split_name: split.num_examples for split_name, split in info.splits.items()},
         split=split,
-        fingerprint=fingerprint_of(name, info),
+        **fingerprints_of(name, info)._asdict(),
     )
 
 
@@ -144,17 +144,49 @@ def shards_of(spec: str, splits) -> tuple[Shard, ...]:
     return tuple(Shard(os.fspath(part.filename), part.skip, part.take) for part in parts)
 
 
-def fingerprint_of(name: str, info) -> str:
-    """Of what the examples are, not of how they are stored: a converted or copied set is the same set."""
-    digest = hashlib.sha256(f"{name}:{info.version}".encode())
+class Fingerprints(NamedTuple):
+    """Of what the examples are, not of how they are stored: a converted, copied or newly prepared set is the same set."""
+
+    fingerprint: str
+    former_fingerprints: tuple[
+        str, ...
+    ]  # version 0.1 took the order of fields for a part of it, which is left to chance
+
+
+def fingerprints_of(name: str, info) -> Fingerprints:
+    """Of how many examples each split has, and of three of them."""
+    digests = [hashlib.sha256(f"{name}:{info.version}".encode()) for _ in range(3)]
     for split_name, split in sorted(info.splits.items()):
-        digest.update(f"{split_name} {split.num_examples} {int(split.num_bytes)}".encode())
+        for digest in digests:
+            digest.update(f"{split_name} {split.num_examples} {int(split.num_bytes)}".encode())
         if not split.num_examples:
             continue
         shards = shards_of(split_name, info.splits)
         for record in records_at(shards, np.unique(np.linspace(0, split.num_examples - 1, 3).astype(int))):
-            digest.update(record)
-    return digest.hexdigest()
+            for digest, stored in zip(digests, (*_in_both_orders(record), record)):
+                digest.update(stored)
+    fingerprint, *former = (digest.hexdigest() for digest in digests)
+    return Fingerprints(fingerprint, tuple(former))
+
+
+def _in_both_orders(record: bytes) -> tuple[bytes, bytes]:
+    """The same example as it is stored with its fields in the order of their names, and in the opposite one.
+
+    Protobuf writes a map in an order that it chooses anew in each process, and promises none where asked to sort.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    try:
+        fields = tf_example_pb2.Example.FromString(record).features.feature
+    except DecodeError:  # whoever reads it says so
+        return record, record
+    entries = [tf_feature_pb2.Features(feature={name: fields[name]}).SerializeToString() for name in sorted(fields)]
+    size, length = sum(map(len, entries)), b""
+    while size > 127:  # a varint: seven bits a byte, the lowest first
+        size, length = size >> 7, length + bytes([size & 127 | 128])
+    head = b"\n" + length + bytes([size])  # field 1 of the example, of that length
+    return head + b"".join(entries), head + b"".join(reversed(entries))
 
 
 @functools.lru_cache(OPEN_FILES)

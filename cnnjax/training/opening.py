@@ -80,7 +80,7 @@ def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
         shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in different)
         raise UserError(f"{workdir} holds a run with another configuration: {shown}. Give another --workdir.")
     record = records.read_dataset(workdir)
-    if record.fingerprint != exp.record.fingerprint:
+    if record.fingerprint not in exp.fingerprints:
         raise UserError(
             f"{workdir} holds a run on other data: {record.name} has changed since. Give another --workdir."
         )

@@ -1,5 +1,6 @@
 """Sets of tfds, read without TensorFlow."""
 
+import hashlib
 import io
 import json
 import os
@@ -45,11 +46,36 @@ def png(pixels, **options) -> bytes:
     return file.getvalue()
 
 
-def write_set(root, examples, features, *, shard_lengths=None, config_name="", version="1.0.0", **info_fields):
-    """Writes a set as tfds lays it out: `examples` are dicts of bytes or ints, all in split 'train'."""
+def example_of(values):
+    """A tf.train.Example of bytes or ints."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    for key, value in values.items():
+        feature = example.features.feature[key]
+        (feature.bytes_list if isinstance(value, bytes) else feature.int64_list).value.append(value)
+    return example
+
+
+def in_order(example, names) -> bytes:
+    """A tf.train.Example of less than 16 kB as it is stored with its fields in an order."""
+    from tensorflow_datasets.proto import tf_feature_pb2
+
+    fields = example.features.feature
+    stored = b"".join(tf_feature_pb2.Features(feature={name: fields[name]}).SerializeToString() for name in names)
+    assert 127 < len(stored) < 2**14
+    return bytes([10, len(stored) & 127 | 128, len(stored) >> 7]) + stored
+
+
+def write_set(
+    root, examples, features, *, shard_lengths=None, config_name="", version="1.0.0", as_given=False, **info_fields
+):
+    """Writes a set as tfds lays it out: `examples` are dicts of bytes or ints, all in split 'train'.
+
+    `as_given`: the fields of an example are stored in the order of its dict, else in one that protobuf chooses.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core.features import FeaturesDict
-    from tensorflow_datasets.proto import tf_example_pb2
 
     name = "toy"
     folder = root.joinpath(*filter(None, (name, config_name, version)))
@@ -60,11 +86,9 @@ def write_set(root, examples, features, *, shard_lengths=None, config_name="", v
         path = folder / f"{name}-train.array_record-{i:05d}-of-{len(lengths):05d}"
         writer = ArrayRecordWriter(str(path), "group_size:1")
         for _ in range(length):
-            example = tf_example_pb2.Example()
-            for key, value in next(left).items():
-                feature = example.features.feature[key]
-                (feature.bytes_list if isinstance(value, bytes) else feature.int64_list).value.append(value)
-            writer.write(example.SerializeToString())
+            values = next(left)
+            example = example_of(values)
+            writer.write(in_order(example, values) if as_given else example.SerializeToString())
         writer.close()
     FeaturesDict(features).save_config(folder)
     split = dict(name="train", shardLengths=[str(n) for n in lengths], numBytes="1")
@@ -266,6 +290,24 @@ def test_fingerprint_changes_with_the_examples_alone(tmp_path):
     toy(tmp_path / "c", files[:3] + [png(np.full((2, 2), 9, np.uint8))], (2, 2, 1))
     a, b, c = (open_tfds(config.Data(name="toy", data_dir=str(tmp_path / n))).fingerprint for n in "abc")
     assert a == b != c
+
+
+def test_the_order_of_fields_in_a_file_is_no_part_of_the_fingerprint(tmp_path):
+    """Protobuf chooses it anew in each process: who prepares a set again has the same set."""
+    files = [png(NOISE[:, :, 0] + i) for i in range(4)]
+    opened = []
+    for keys in (("image", "label"), ("label", "image")):
+        examples = [{key: dict(image=file, label=0)[key] for key in keys} for file in files]
+        write_set(tmp_path / keys[0], examples, image_and_label(NOISE.shape[:2] + (1,)), as_given=True)
+        opened.append(open_tfds(config.Data(name="toy", data_dir=str(tmp_path / keys[0]))))
+    one, other = opened
+    assert one.fingerprint == other.fingerprint
+    # Version 0.1 took that of the files as they are: of both, a run on either is one on the same data.
+    digest = hashlib.sha256(b"toy:1.0.0train 4 1")
+    for example in examples[0], examples[1], examples[3]:
+        digest.update(in_order(example_of(example), ("label", "image")))
+    assert digest.hexdigest() in one.former_fingerprints and digest.hexdigest() in other.former_fingerprints
+    assert one.former_fingerprints[1] == one.fingerprint  # of the first file as it is
 
 
 # Where it is found
