@@ -191,7 +191,7 @@ MUTANTS = tuple(Mutant(*fault) for fault in (
     ("training/loop.py", "        if step % eval_every == 0:  # not", "        if True:  # not", "the end of a run moves the plateau"),
     ("training/logbook.py", 'kept = [e for e in read_entries(workdir) if e["step"] <= (start if e["split"] == "train" else last)]', "kept = read_entries(workdir)", "entries of an earlier attempt stay"),
     ("training/initial.py", "if 2 * len(taken) < len(flat):", "if not taken:", "another architecture is taken for the same"),
-    ("training/opening.py", "    if record.fingerprint != exp.record.fingerprint:\n", "    if False:\n", "a run goes on with other data"),
+    ("training/opening.py", "    if record.fingerprint not in exp.fingerprints:\n", "    if False:\n", "a run goes on with other data"),
     ("training/scoring.py", "    if step != int(state.step):\n", "    if False:\n", "test is scored with the last parameters"),
     ("training/interruption.py", "            leave_at_once(128 + number)\n", "            pass\n", "a second signal does nothing"),
     ("training/events.py", "            file.truncate(before)\n", "            pass\n", "half an event stays in the file"),
