@@ -96,6 +96,7 @@ MUTANTS = tuple(Mutant(*fault) for fault in (
     ("data/picture_scan.py", "if entry and entry[:2] == key:", "if entry:", "a changed file keeps its old entry"),
     ("data/split_spec.py", "positions.append(number + size if number < 0 else number)", "positions.append(number)", "negative bounds count from the front"),
     ("data/tfrecord.py", "checks]), \"<u4\")\n", "checks]), \"<u4\").copy() * 0 + _masked(np.concatenate([crc32c([h[:8] for h in heads]), crc32c(records)]))\n", "checksums are not compared"),
+    ("data/tfds_source.py", "for name in sorted(fields)]", "for name in fields]", "the order of fields in a file is part of the fingerprint"),
     ("data/tfds_source.py", "which = np.searchsorted(ends, indices, side=\"right\")", "which = np.searchsorted(ends, indices, side=\"left\")", "the first example of a file is read from the one before"),
     ("data/voc.py", "boxes.append(Box(name, top - 1, left - 1, bottom, right))", "boxes.append(Box(name, top, left, bottom, right))", "boxes are off by one"),
     ("data/source.py", "return self.read(self.indices[positions])", "return self.read(positions)", "a subset reads the whole split's first examples"),
@@ -122,6 +123,7 @@ MUTANTS = tuple(Mutant(*fault) for fault in (
     ("kernels/square_sum.py", "sum(part * part for part in parts).sum() + (left * left).sum()", "sum(part * part for part in parts).sum()", "what eight does not divide is left out"),
     ("kernels/onednn/calls.py", "if depthwise or beyond or narrow:", "if depthwise or narrow:", "oneDNN reads beyond the end"),
     # --- Networks and what is said of them ----------------------------------------------------------------------------
+    ("models/alexnet.py", "nn.remat(stage, static_argnums=(2,)) if self.remat else stage", "stage", "AlexNet ignores remat"),
     ("models/resnet.py", 'stage and index == 0 else 1', 'index == 0 else 1', "the first stage strides too"),
     ("models/resnet.py", "activated=stage == index == 0", "activated=False", "v2 normalises twice"),
     ("models/unet.py", "across = layers.CentreCrop(x.shape[1:-1], name=f\"crop{n + 1}\")(across)", "across = across[:, : x.shape[1], : x.shape[2]]", "skips are cut at a corner"),
@@ -194,6 +196,7 @@ MUTANTS = tuple(Mutant(*fault) for fault in (
     ("training/opening.py", "    if record.fingerprint not in exp.fingerprints:\n", "    if False:\n", "a run goes on with other data"),
     ("training/scoring.py", "    if step != int(state.step):\n", "    if False:\n", "test is scored with the last parameters"),
     ("training/interruption.py", "            leave_at_once(128 + number)\n", "            pass\n", "a second signal does nothing"),
+    ("training/interruption.py", "            atexit.register(_ignore)\n", "            pass\n", "a trial dies of an echo while it ends"),
     ("training/events.py", "            file.truncate(before)\n", "            pass\n", "half an event stays in the file"),
     ("benchmark.py", "flops = 6 * macs * batch_size / statistics.median(steps)", "flops = 3 * macs * batch_size / statistics.median(steps)", "half of the FLOPs"),
     ("benchmark.py", "    run()\n    taken, end = [],", "    taken, end = [],", "the first run counts"),

@@ -222,6 +222,14 @@ def test_statistics_of_the_data_are_those_the_run_began_with(tmp_path, trained, 
     assert other.statistics.mean != known.statistics.mean
 
 
+def test_a_run_on_other_data_is_not_taken_further(tmp_path, trained):
+    trained(tmp_path, steps=4)
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(fingerprint="of other data")))
+    with pytest.raises(UserError, match="holds a run on other data: digits:1.0.0 has changed since"):
+        train(tmp_path, steps=8)
+
+
 def test_a_shortened_run_ends_where_it_is(tmp_path):
     train(tmp_path, steps=8)
     summary, log = train(tmp_path, steps=4)

@@ -148,9 +148,19 @@ def test_each_step_has_randomness_of_its_own():
     assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}) == 3
 
 
+def test_the_randomness_of_the_steps_is_the_seeds():
+    optimizer, variables = optax.sgd(0.1), dict(params=dict(kernel=jnp.zeros(2)))
+    first, again, other = (
+        jax.random.key_data(create(variables, optimizer, seed=seed, ema=False, higher_is_better=True).key).tolist()
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
 def test_pack_and_unpack_are_inverse():
     state, step = prepared(WithBatchNorm(), batch_of(4), Optimizer(), ema=True, ema_decay=0.9)
     state, _ = step(state, batch_of(4))
+    state = state.replace(stopping=state.stopping._replace(waited=state.stopping.waited + 3))  # unlike the plateau
     again = unpack(state, *pack(state))
     assert jax.tree.structure(again) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(state)):
