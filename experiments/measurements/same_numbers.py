@@ -148,7 +148,8 @@ def record(out: Path, only: tuple[str, ...], devices: int) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             found[name] = of_sweep(Path(folder)) if name == "sweep" else of_run(name, Path(folder) / "run")
-        out.write_text(json.dumps(found, indent=1) + "\n")
+        here = os.environ.get("CNNJAX_DATA_DIR") or str(ROOT)  # the table is for other machines too
+        out.write_text(json.dumps(found, indent=1).replace(here, "$CNNJAX_DATA_DIR") + "\n")
         print(f"{name}: written", flush=True)
 
 
