@@ -15,8 +15,8 @@ KILLED = 130  # the shell's own code for Ctrl-C
 
 def main(argv: list[str]) -> int:
     """Runs the verb of a command line. Returns the exit code: 0 done, 1 the run failed, 2 misuse, 3 stopped as asked."""
-    # Python looks for garbage after every 700 new objects. JAX makes so many while it traces that a short run (150 steps of
-    # a small network on the digits, 2 cores) takes 9 % more time so.
+    # Python looks for garbage after every 700 new objects, and JAX makes very many while it traces: with fewer looks a short
+    # run (150 steps of a small network on the digits, 2 cores) takes 9 % less time.
     gc.set_threshold(100_000, 50, 100)
     code = _code_of(argv)
     if "jax" in sys.modules:

@@ -145,12 +145,13 @@ def shards_of(spec: str, splits) -> tuple[Shard, ...]:
 
 
 class Fingerprints(NamedTuple):
-    """Of what the examples are, not of how they are stored: a converted, copied or newly prepared set is the same set."""
+    """Of what the examples are, not of how they are stored: a converted, copied or newly prepared set is the same set.
+
+    Version 0.1 counted the order of an example's fields in its file too; the former ones are what it can have recorded.
+    """
 
     fingerprint: str
-    former_fingerprints: tuple[
-        str, ...
-    ]  # version 0.1 took the order of fields for a part of it, which is left to chance
+    former_fingerprints: tuple[str, ...]
 
 
 def fingerprints_of(name: str, info) -> Fingerprints:

@@ -148,8 +148,10 @@ def record(out: Path, only: tuple[str, ...], devices: int) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             found[name] = of_sweep(Path(folder)) if name == "sweep" else of_run(name, Path(folder) / "run")
-        here = os.environ.get("CNNJAX_DATA_DIR") or str(ROOT)  # the table is for other machines too
-        out.write_text(json.dumps(found, indent=1).replace(here, "$CNNJAX_DATA_DIR") + "\n")
+        text = json.dumps(found, indent=1) + "\n"
+        if data := os.environ.get("CNNJAX_DATA_DIR"):  # where that is on this machine is no number of a run
+            text = text.replace(data, "$CNNJAX_DATA_DIR")
+        out.write_text(text)
         print(f"{name}: written", flush=True)
 
 
