@@ -28,8 +28,8 @@ def train(arguments: list[str]) -> int:
     from cnnjax import experiment, launch, processes
     from cnnjax.parallel import use_compilation_cache
     from cnnjax.training import opening
+    from cnnjax.training.fit import fit
     from cnnjax.training.initial import require_source
-    from cnnjax.training.loop import fit
 
     line = launch.parse(arguments, FLAGS["train"])
     command_line.no_arguments(line)

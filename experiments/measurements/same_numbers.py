@@ -71,9 +71,9 @@ def of_run(name: str, workdir: Path) -> dict:
 
     from cnnjax import experiment, knobs, launch
     from cnnjax.data.pipeline import TrainBatch
+    from cnnjax.training.fit import fit
     from cnnjax.training.initial import initial_state
     from cnnjax.training.logbook import read_entries
-    from cnnjax.training.loop import fit
 
     spec, changes = RUNS[name]
     line = launch.parse([f"--config={spec}", *(f"--config.{change}" for change in (*SHORT, *changes))], ())

@@ -17,7 +17,7 @@ import cnnjax
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory import checksums
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.training import logbook, loop
+from cnnjax.training import decisions, logbook, loop
 from cnnjax.training.logbook import Logbook, read_entries
 from tests.forked import Forked
 from tests.several import ROOT, UNDRAWN, environment
@@ -359,7 +359,7 @@ def test_an_evaluation_that_was_made_up_for_is_logged_once_however_often_the_run
         patch.setattr(loop, "evaluate", interrupted)
         train(tmp_path / "run", **options)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "after_evaluation", dies)
+        patch.setattr(decisions, "after_evaluation", dies)
         train(tmp_path / "run", **options)
     train(tmp_path / "run", **options)
     assert timeless(read_entries(tmp_path / "whole")) == timeless(read_entries(tmp_path / "run"))
