@@ -3,7 +3,7 @@
 The command line is `python run.py`; the same in Python:
 
 >>> import cnnjax
->>> config = cnnjax.Config(model=cnnjax.model("cnn"))
+>>> config = cnnjax.new_config(model="cnn")
 >>> config.model.channels, config.steps = (8, 16), 10
 >>> experiment = cnnjax.build(config)
 >>> summary = cnnjax.fit(experiment, "runs/notebook", log=lambda line: None)
@@ -25,13 +25,14 @@ keep_freed_memory()
 
 _HOME = dict(
     Config="config",
+    new_config="experiment",
     model="models:options",
     build="experiment",
     fit="training.fit",
     load="inference",
     predictor="inference",
     predict_files="inference",
-    segmenter="inference",
+    task="tasks:options",
     UserError="errors",
     RunError="errors",
 )

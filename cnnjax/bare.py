@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from cnnjax import models
 from cnnjax.config import Config
-from cnnjax.data import augmentation, open_dataset, open_scenes
+from cnnjax.data import open_dataset
 from cnnjax.errors import UserError
 
 LARGEST = 2**31 - 1  # along one axis
@@ -32,12 +32,8 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
         )
         raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
     if not (sizes and count) and config.data.name:
-        segmenting = config.task == "segmentation"
-        dataset = (open_scenes if segmenting else open_dataset)(config.data)
-        height, width, channels = dataset.image_shape
-        side = (config.segmentation.crop,) * 2
-        size = side if segmenting else augmentation.output_size(height, width, config.augmentation)
-        sizes = sizes or (*size, channels)
+        dataset = open_dataset(config.data, config.task.target)
+        sizes = sizes or config.task.build().input_shape(dataset.image_shape, config)
         count = count or len(dataset.class_names)
     model = config.model.build(count or 1000, jnp.dtype(config.dtype), config.remat)
     return model, sizes or published

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import kernels, optimizers, parallel
+from cnnjax import kernels, optimizers, parallel, tasks
 from cnnjax.config import Optimizer
 from cnnjax.data import pipeline
 from cnnjax.experiment import Experiment
 from cnnjax.inspection.layer_table import layer_table
-from cnnjax.tasks import classification
 from cnnjax.training import state as train_state
 from cnnjax.training.initial import initial_state
 from cnnjax.training.loop import train_step_for
@@ -109,7 +108,9 @@ def training_of(model: nn.Module, input_shape: tuple[int, ...], batch_size: int,
     options = Optimizer(learning_rate=LEARNING_RATE, momentum=MOMENTUM, nesterov=False)
     rate = lambda step: jnp.float32(LEARNING_RATE)
     optimizer = optimizers.optimizer(options, rate, variables["params"])
-    step = train_step_of(model, classification, lambda key, batch, axis_name: batch, optimizer, rate)
+    step = train_step_of(
+        model, tasks.options("classification").build(), lambda key, batch, axis_name: batch, optimizer, rate
+    )
     state = train_state.create(variables, optimizer, seed=0, ema=False, higher_is_better=True)
     batch = dict(image=image, label=label, weight=np.ones(label.shape, np.float32))
     return step, parallel.place_state(layout, state), parallel.place_for_training(layout, batch)

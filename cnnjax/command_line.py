@@ -30,12 +30,12 @@ def config_of_run(flags: dict):
 
 def config_of_model(flags: dict):
     """The configuration of a network alone."""
-    from cnnjax import models
+    from cnnjax import models, tasks
     from cnnjax.config import Config, Data
 
     if not flags.get("model"):
         raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
-    return Config(model=models.options(flags["model"]), data=Data(name=""))
+    return Config(model=models.options(flags["model"]), task=tasks.options("classification"), data=Data(name=""))
 
 
 def only_changes(line, names: tuple[str, ...]) -> None:

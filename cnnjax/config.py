@@ -1,7 +1,8 @@
-"""Every knob of a run that is not one architecture's own: its type, unit, range and default. One page to read.
+"""Every knob of a run that is not one architecture's or one task's own: its type, unit, range and default. One page to read.
 
 Knobs of kind MACHINE say where and how a run is carried out; they may change when a run is resumed. All others are its
-identity. An architecture's own knobs stand in its file under `cnnjax/models/` and are held by `Config.model`.
+identity. An architecture's own knobs stand in its file under `cnnjax/models/` and are held by `Config.model`; a task's in
+its `options.py` under `cnnjax/tasks/`, held by `Config.task`.
 """
 
 import dataclasses
@@ -124,42 +125,6 @@ class Augmentation:
 
 
 @section
-class Segmentation:
-    """What only networks need that say something of every pixel (task=segmentation)."""
-
-    crop: int = knob(128, "pixels: side of the parts of pictures that a network is trained on", low=1)
-    tile: int = knob(
-        256, "pixels: side of the tiles, at most, in which whole pictures go through the network", low=1, kind=MACHINE
-    )
-    margin: int = knob(
-        -1, "pixels of each tile's border that are thrown away; -1: as the field of view needs, which is exact", low=-1
-    )
-    seams: str = knob(
-        "crop",
-        "of predict alone, where tiles meet: cut, or overlap and blend; evaluation cuts",
-        choices=("crop", "blend"),
-        kind=MACHINE,
-    )
-    cross_entropy: float = knob(1.0, "weight of the cross-entropy in the loss", low=0)
-    dice: float = knob(0.0, "weight of the soft Dice loss", low=0)
-    focal: float = knob(0.0, "weight of the focal loss", low=0)
-    focal_gamma: float = knob(2.0, "focal loss: exponent of 1 - p", low=0)
-    class_weights: tuple[float, ...] = knob(
-        (), "of the cross-entropy and focal loss, one a class; empty: 1 each", low=0
-    )
-    border_weight: float = knob(
-        0.0, "extra weight of pixels between two objects (U-Net: 10); objects that touch are parted by a pixel", low=0
-    )
-    border_width: float = knob(5.0, "pixels: how far from the objects that weight reaches (U-Net: 5)", above=0)
-    objects: str = knob(
-        "given",
-        "whose finding is scored: objects that the masks number, or connected parts of all that is not the first class",
-        choices=("given", "parts"),
-    )
-    smallest_object: int = knob(0, "pixels: smaller predicted objects are dropped", low=0)
-
-
-@section
 class Optimizer:
     """How a gradient becomes an update. The learning rate belongs to the whole batch, as written here."""
 
@@ -204,27 +169,21 @@ class Checkpoint:
         kind=MACHINE,
     )
     keep: int = knob(2, "how many of the newest checkpoints stay", low=1, kind=MACHINE)
-    best_metric: str = knob(
-        "accuracy",
-        "validation score that the best checkpoint has; the last two of segmentation",
-        choices=("accuracy", "loss", "mean_iou", "mean_dice"),
-    )
+    best_metric: str = knob("", "validation score that the best checkpoint has; empty: the first of the task's scores")
     test: str = knob("best", "which checkpoint the test split is scored with at the end", choices=("best", "last"))
 
 
 @section
 class Config:
-    """A whole run. `model` holds the options dataclass of one architecture (see cnnjax/models)."""
+    """A whole run. `model` and `task` hold options dataclasses, chosen by name: see `cnnjax/models` and `cnnjax/tasks`.
+
+    `cnnjax.experiment.new_config` makes one by these names.
+    """
 
     model: Any = None
-    task: str = knob(
-        "classification",
-        "what is learnt: a class a picture, or a class a pixel",
-        choices=("classification", "segmentation"),
-    )
+    task: Any = None
     data: Data = dataclasses.field(default_factory=Data)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    segmentation: Segmentation = dataclasses.field(default_factory=Segmentation)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
@@ -242,7 +201,6 @@ class Config:
     evaluate_every: float = knob(1.0, "how long between evaluations of validation", above=0)
     evaluate_unit: str = knob("epochs", "unit of evaluate_every", choices=("epochs", "steps"))
     early_stopping: int = knob(0, "stop after this many evaluations without a better validation score; 0: never", low=0)
-    label_smoothing: float = knob(0.0, "part of the target spread evenly over all classes", low=0, below=1)
     ema_decay: float = knob(0.0, "decay of the moving average of parameters that is evaluated; 0: none", low=0, below=1)
     dtype: str = knob(
         "float32", "of activations and gradients; parameters are float32", choices=("float32", "bfloat16")

@@ -19,7 +19,7 @@ def evaluated_variables(model: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def logits_of(network, variables: dict[str, Any], image: jax.Array) -> jax.Array:
+def outputs_of(network, variables: dict[str, Any], image: jax.Array) -> jax.Array:
     """What a network says of pictures `[B, H, W, C]` as stored; several views of a picture are merged as the task does."""
     image = network.view(dict(image=image))["image"]
     if image.ndim == 4:
@@ -37,7 +37,7 @@ def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool =
 
     def eval_step(variables: dict[str, Any], batch: dict) -> tuple[dict, Any]:
         with jax.default_matmul_precision(matmul_precision):
-            logits = logits_of(network, variables, batch["image"])
+            logits = outputs_of(network, variables, batch["image"])
             return network.task.metrics(logits, batch, detailed), network.task.predictions(logits)
 
     return eval_step

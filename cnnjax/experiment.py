@@ -3,6 +3,7 @@
 Training, evaluation and prediction all start here.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import knobs, models, optimizers, parallel, processes, scenes
+from cnnjax import knobs, migration, models, optimizers, parallel, processes, tasks
 from cnnjax.config import Config
-from cnnjax.data import augmentation, open_dataset, open_scenes, pipeline
+from cnnjax.data import augmentation, open_dataset, pipeline
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Scenes, Split, Statistics, subset
 from cnnjax.errors import UserError
 from cnnjax.run_directory.records import DatasetRecord, record_of
-from cnnjax.tasks import classification, segmentation
 
+DEFAULT_TASK = "classification"
 LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
 
@@ -29,7 +30,7 @@ class Network(NamedTuple):
     """A model with what it needs to know of its data: enough to evaluate and predict."""
 
     model: nn.Module
-    task: Any  # functions: see cnnjax/tasks
+    task: Any  # see cnnjax/tasks
     view: Callable  # batch -> batch: what evaluation sees of a picture, normalised; several views stand on axis 1
     input_shape: tuple[int, int, int]
 
@@ -56,11 +57,12 @@ class Experiment(NamedTuple):
 def check(config: Config) -> None:
     """Holds every knob against its type and range, and the knobs against each other. Touches no device and no data.
 
+    A `checkpoint.best_metric` that was left empty becomes the first of the task's scores.
+
     Raises:
       UserError: naming the knob.
     """
-    models.name_of(config.model)
-    knobs.check(config)
+    check_fields(config)
     if config.batch_size % config.accumulate:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate}."
@@ -76,32 +78,33 @@ def check(config: Config) -> None:
         for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
             if on:
                 raise UserError(f"config.compile_with=pmap cannot do config.{knob}: take config.compile_with=jit.")
-    if config.task == "segmentation":
-        _check_segmentation(config)
-    elif config.checkpoint.best_metric not in classification.METRICS:
-        best = config.checkpoint.best_metric
-        raise UserError(f"config.checkpoint.best_metric={best} is of segmentation: take accuracy or loss.")
+    scores = config.task.scores
+    config.checkpoint.best_metric = best = config.checkpoint.best_metric or next(iter(scores))
+    if best not in scores:
+        raise UserError(
+            f"config.checkpoint.best_metric={best} is no score of {config.task.name}: take {' or '.join(scores)}."
+        )
+    config.task.check(config)
     if config.data.channels == 2:
         raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
 
 
-def _check_segmentation(config: Config) -> None:
-    """What segmentation cannot do."""
-    augmentation.check_for_masks(config.augmentation)
-    if config.data.placement == "device":
-        raise UserError(
-            "config.data.placement=device holds pictures of one size, not crops: take auto, host or stream."
-        )
-    if config.data.image_size:
-        raise UserError(
-            "config.data.image_size must be 0 for segmentation: pictures and masks are taken as they are, and "
-            "config.segmentation.crop says how large the parts are that a network is trained on."
-        )
-    options = config.segmentation
-    if not (options.cross_entropy or options.dice or options.focal):
-        raise UserError("config.segmentation.cross_entropy, dice and focal are all 0: there is no loss.")
-    if options.class_weights and not any(options.class_weights):
-        raise UserError("config.segmentation.class_weights are all 0: give a class a weight, or leave them out.")
+def check_fields(config: Config) -> None:
+    """Holds every knob against its type and range, each by itself; a configuration without a task classifies.
+
+    Raises:
+      UserError: naming the knob.
+    """
+    models.name_of(config.model)
+    if config.task is None:
+        config.task = tasks.options(DEFAULT_TASK)
+    tasks.name_of(config.task)
+    knobs.check(config)
+
+
+def higher_is_better(config: Config) -> bool:
+    """Of the score that the best checkpoint has."""
+    return config.task.scores[config.checkpoint.best_metric] == "higher"
 
 
 def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
@@ -120,8 +123,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
     )
-    segmenting, notes = config.task == "segmentation", ()
-    dataset = (open_scenes if segmenting else open_dataset)(config.data)
+    dataset = open_dataset(config.data, config.task.target)
     processes.require_same(f"data ({dataset.name})", dataset.fingerprint)
     train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
@@ -130,10 +132,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
     record = record_of(dataset, known.statistics if same_data else _statistics(train), sizes)
     network = build_network(config, record)
-    if segmenting:
-        train, validation, test = scenes.examples(config, network, train, validation, test)
-        if config.segmentation.border_weight and not dataset.has_objects:
-            notes = ("config.segmentation.border_weight does nothing here: the masks do not number objects.",)
+    train, validation, test = network.task.examples(network, config, train, validation, test)
     steps_per_epoch = train.size / config.batch_size
     total_steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     if total_steps > LONGEST:
@@ -163,7 +162,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        notes=dataset.notes + notes,
+        notes=dataset.notes + network.task.notes(record),
     )
 
 
@@ -179,24 +178,12 @@ def eval_batch_size(config: Config) -> int:
 
 def build_network(config: Config, record: DatasetRecord) -> Network:
     """The model for a data set. Raises UserError where the model cannot take its pictures."""
-    height, width, channels = record.image_shape
-    classes, segmenting = len(record.class_names), config.task == "segmentation"
-    if segmenting:
-        size = (config.segmentation.crop,) * 2
-        if config.segmentation.class_weights and len(config.segmentation.class_weights) != classes:
-            given = len(config.segmentation.class_weights)
-            raise UserError(f"config.segmentation.class_weights are {given}, but there are {classes} classes.")
-    else:
-        size = augmentation.output_size(height, width, config.augmentation)
-    task = segmentation.Task(config.segmentation) if segmenting else classification
-    model = config.model.build(classes, jnp.dtype(config.dtype), config.remat)
-    network = Network(model, task, _view(config, record.statistics), (*size, channels))
+    task = config.task.build()
+    model = config.model.build(len(record.class_names), jnp.dtype(config.dtype), config.remat)
+    network = Network(model, task, _view(config, record.statistics), task.input_shape(record.image_shape, config))
     variables = jax.eval_shape(lambda: initial_variables(network, 0))
-    logits = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
-    if logits.ndim != (4 if segmenting else 2):
-        says = "one class of a whole picture" if segmenting else "something of every pixel"
-        other = "segment: take unet" if segmenting else "classify pictures, but with --config.task=segmentation"
-        raise UserError(f"config.model={models.name_of(config.model)} says {says}: it cannot be trained to {other}.")
+    outputs = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
+    task.check_outputs(outputs, record.class_names, models.name_of(config.model))
     return network
 
 
@@ -270,22 +257,31 @@ def _view(config: Config, statistics: Statistics) -> Callable:
 
 def to_json(config: Config) -> dict[str, Any]:
     """All knobs as JSON values; the model's stand beside its name."""
-    values = knobs.to_dict(config)
+    values = knobs.to_dict(dataclasses.replace(config, task=config.task or tasks.options(DEFAULT_TASK)))
     values["model"] = dict(name=models.name_of(config.model)) | values["model"]
-    return values
+    return dict(format=migration.FORMAT) | values
 
 
 def from_json(values: dict[str, Any]) -> Config:
-    """The configuration that `to_json` wrote. Raises UserError for knobs that this version does not know."""
-    model = values.get("model") if isinstance(values, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-        raise UserError("config.json is damaged: it names no model.")
-    values, model = dict(values), dict(model)
-    del values["model"]
-    config = Config(model=models.options(model.pop("name")))
-    knobs.update(config.model, model)
-    knobs.update(config, values)
+    """The configuration that `to_json` wrote, of this version or an earlier one.
+
+    Raises:
+      UserError: it is damaged, or of a later version, or has knobs that this version does not know.
+    """
+    values = migration.current(values)
+    for choice in ("model", "task"):
+        if not isinstance(values.get(choice), dict) or not isinstance(values[choice].get("name"), str):
+            raise UserError(f"config.json is damaged: it names no {choice}.")
+    config = new_config(values["model"]["name"], values["task"]["name"])
+    for choice in ("model", "task"):
+        knobs.update(getattr(config, choice), {n: v for n, v in values[choice].items() if n != "name"})
+    knobs.update(config, {n: v for n, v in values.items() if n not in ("model", "task", "format")})
     return config
+
+
+def new_config(model: str = "cnn", task: str = DEFAULT_TASK) -> Config:
+    """A configuration with fresh options of a model and a task, by their names. Raises UserError for unknown ones."""
+    return Config(model=models.options(model), task=tasks.options(task))
 
 
 def steps_between(time: float, steps_per_unit: float) -> int:
@@ -298,9 +294,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], kind: str) -> list[tup
 
     The kind is `knobs.IDENTITY`, which changes the numbers of a run, or `knobs.MACHINE`.
     """
-    before = {k.name: k for k in knobs.walk(from_json(old))}
-    after = {k.name: k for k in knobs.walk(from_json(new))}
+    first, second = from_json(old), from_json(new)
+    before, after = ({k.name: k for k in knobs.walk(config)} for config in (first, second))
     pairs = [(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
-    if old.get("model", {}).get("name") != new.get("model", {}).get("name"):
-        return [("model", old["model"].get("name"), new["model"].get("name"))] if kind == knobs.IDENTITY else []
+    for choice in ("model", "task"):
+        names = before_name, after_name = getattr(first, choice).name, getattr(second, choice).name
+        if before_name != after_name:
+            return [(choice, *names)] if kind == knobs.IDENTITY else []
     return [(n, a.value, b.value) for n, a, b in pairs if a.kind == kind and a.value != b.value]

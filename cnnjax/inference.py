@@ -1,4 +1,4 @@
-"""From a run directory to predictions on new pictures. Needs nothing but that directory."""
+"""From a run directory to predictions on new examples. Needs nothing but that directory."""
 
 import dataclasses
 import sys
@@ -10,18 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import evaluation, experiment, parallel, scenes
+from cnnjax import evaluation, experiment, parallel
 from cnnjax.config import Config, Data
-from cnnjax.data import open_dataset, open_scenes, pictures
+from cnnjax.data import open_dataset, pictures
 from cnnjax.data.source import Dataset, Scenes, Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
 from cnnjax.run_directory import records
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.run_directory.records import DatasetRecord
-from cnnjax.tiling import stitched
-
-BATCH = 64  # pictures that go through the network at once
 
 
 class Run(NamedTuple):
@@ -47,8 +44,8 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
     config = experiment.from_json(records.read_json(workdir / "config.json"))
     record = records.read_dataset(workdir)
     network = experiment.build_network(config, record)
-    options = dict(best_metric=config.checkpoint.best_metric, read_only=True, log=partial(print, file=sys.stderr))
-    with Checkpoints(workdir, **options) as checkpoints:
+    ranked = dict(best_metric=config.checkpoint.best_metric, higher_is_better=experiment.higher_is_better(config))
+    with Checkpoints(workdir, **ranked, read_only=True, log=partial(print, file=sys.stderr)) as checkpoints:
         step = checkpoints.chosen(config.checkpoint.test if which == "tested" else which)
         if step is None:
             raise UserError(f"{workdir} has no checkpoint yet: let `python run.py train` go on in it.")
@@ -56,94 +53,76 @@ def load(workdir: str | Path, which: str = "tested") -> Run:
     return Run(config, record, network, variables, step)
 
 
-def predictor(run: Run, kernels: str = "auto") -> Callable[[np.ndarray], np.ndarray]:
-    """A function of images `[N, H, W, C]` as stored (uint8: 0..255) to probabilities `[N, K]`, compiled once.
+def predictor(run: Run, kernels: str = "auto", **options) -> Callable[[np.ndarray], Any]:
+    """What a run says of new examples, as a function of arrays as stored (uint8: 0..255), compiled once for each shape.
 
-    `kernels`, here and below, is as `config.kernels`.
-    """
-    network = run.network
-    if run.config.task == "segmentation":
-        raise UserError("This run gives a class to each pixel: take segmenter.")
-
-    def outputs(variables, image):
-        with jax.default_matmul_precision(run.config.matmul_precision):
-            return network.task.predictions(evaluation.logits_of(network, variables, image))
-
-    compiled = parallel.compile_eval_step(parallel.layout(devices=1, kernels=kernels), outputs)
-    variables = jax.device_put(run.variables)
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        if images.shape[1:] != run.record.image_shape:
-            shape = "x".join(map(str, run.record.image_shape))
-            raise UserError(f"This run takes images [N, {shape.replace('x', ', ')}], not {list(images.shape)}.")
-        rows = []
-        for start in range(0, len(images), BATCH):
-            block = images[start : start + BATCH]
-            filled = np.concatenate(
-                [block, np.repeat(block[-1:], BATCH - len(block), axis=0)]
-            )  # one shape: one compilation
-            rows.append(np.asarray(compiled(variables, filled))[: len(block)])
-        return np.concatenate(rows) if rows else np.zeros((0, len(run.record.class_names)), np.float32)
-
-    return predict
-
-
-def segmenter(
-    run: Run, blend: bool | None = None, kernels: str = "auto"
-) -> Callable[[np.ndarray], Iterator[tuple[int, np.ndarray]]]:
-    """A function of a picture `[H, W, C]` of any size, as stored, to rows of probabilities (top, `[rows, W, K]`), in order.
-
-    The picture goes through the network in tiles, whose seams leave no trace; device memory does not grow with it.
+    Of a run that classifies: images `[N, H, W, C]` -> probabilities `[N, K]`. Of one that segments: an image `[H, W, C]`
+    of any size -> rows of probabilities (top, `[rows, W, K]`), in order; `blend=True` averages overlapping tiles.
 
     Args:
-      blend: average overlapping tiles; None: as `config.segmentation.seams` says.
+      kernels: as `config.kernels`.
 
     Raises:
-      UserError: the run classifies, or a picture has other channels than those that it was trained on.
+      UserError: the network cannot be applied in parts; the function itself, for an array of a shape it does not take.
     """
-    network, channels = run.network, run.record.image_shape[-1]
-    if run.config.task != "segmentation":
-        raise UserError("This run gives a class to a whole picture, not to its pixels: take predictor.")
-    reach = scenes.reach_of(run.config, network)
-    variables = jax.device_put(run.variables)
 
     def outputs(variables, image):
         with jax.default_matmul_precision(run.config.matmul_precision):
-            return network.task.predictions(evaluation.logits_of(network, variables, image))
+            return run.network.task.predictions(evaluation.outputs_of(run.network, variables, image))
 
     compiled = parallel.compile_eval_step(parallel.layout(devices=1, kernels=kernels), outputs)
-    blend = run.config.segmentation.seams == "blend" if blend is None else blend
-
-    def segment(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
-            raise UserError(f"This run takes pictures [H, W, {channels}], not {list(image.shape)}.")
-        tiling = scenes.tiling_of(run.config, reach, max(image.shape[:2]))
-        return stitched(lambda tiles: compiled(variables, tiles), image, tiling, blend, reach.stride)
-
-    return segment
+    apply = partial(compiled, jax.device_put(run.variables))
+    return run.network.task.predictor(apply, run.network, run.record, run.config, **options)
 
 
-def predict_files(run: Run, paths: Sequence[Path], kernels: str = "auto") -> Iterator[tuple[Path, np.ndarray | str]]:
-    """For each picture file its probabilities `[K]`, or one line on why it cannot be read, in order."""
-    predict = predictor(run, kernels)
+def predict_files(
+    run: Run, paths: Sequence[Path], kernels: str = "auto"
+) -> Iterator[tuple[Path, np.ndarray | None, Any | str]]:
+    """For each image file, in order: (path, image as read, prediction), or (path, None, one line on why it cannot be read).
+
+    Raises:
+      UserError: the run was not trained on what image files hold.
+    """
     height, width, channels = run.record.image_shape
     if channels not in (1, 3) or run.record.dtype.startswith("float"):
         raise UserError(
-            f"Picture files are grey or RGB; this run was trained on {channels} channels of {run.record.dtype}."
+            f"Image files are grey or RGB; this run was trained on {channels} channels of {run.record.dtype}."
         )
-    for start in range(0, len(paths), BATCH):
-        block, results = paths[start : start + BATCH], []
+    predict, task = predictor(run, kernels), run.network.task
+    size = (height, width) if height else 0
+    for start in range(0, len(paths), task.files_at_once):
+        block, images = paths[start : start + task.files_at_once], []
         for path in block:
             try:
-                size = (height, width)
-                results.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.data.resize))
+                images.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.data.resize))
             except pictures.BadPicture as error:
-                results.append(str(error))
-        good = [image for image in results if not isinstance(image, str)]
-        rows = iter(predict(np.stack(good)) if good else ())
-        yield from ((path, image if isinstance(image, str) else next(rows)) for path, image in zip(block, results))
+                images.append(str(error))
+        predictions = iter(task.predicted(predict, [image for image in images if not isinstance(image, str)]))
+        for path, image in zip(block, images):
+            yield (path, None, image) if isinstance(image, str) else (path, image, next(predictions))
+
+
+def write_predictions(
+    run: Run, paths: Sequence[Path], writer, kernels: str = "auto"
+) -> Iterator[tuple[Path, dict | str]]:
+    """Hands the prediction for each image file to a task's writer; yields what that says of it, or why it cannot, in order.
+
+    What was done is there, whatever ends it.
+
+    Raises:
+      UserError: the run was not trained on what image files hold, or the writer cannot write all.
+      RunError: the writer could not write.
+    """
+    writer.check(paths)
+    rows: list[dict] = []
+    try:
+        for path, image, prediction in predict_files(run, paths, kernels):
+            said = prediction if image is None else writer.write(path, image, prediction)
+            if isinstance(said, dict):
+                rows.append(dict(file=str(path)) | said)
+            yield path, said
+    finally:
+        writer.close(rows)
 
 
 def dataset_for(run: Run, data: Data) -> Dataset:
@@ -157,11 +136,8 @@ def dataset_for(run: Run, data: Data) -> Dataset:
     height, width, channels = run.record.image_shape
     shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
     data = dataclasses.replace(data, **shape)
-    if run.config.task == "segmentation":
-        same = all(getattr(data, name) == getattr(run.config.data, name) for name in ("mask_kind", "legend", "ignore"))
-        dataset = open_scenes(data, run.record.mask_code if same else None)
-    else:
-        dataset = open_dataset(data)
+    same = all(getattr(data, name) == getattr(run.config.data, name) for name in ("mask_kind", "legend", "ignore"))
+    dataset = open_dataset(data, run.config.task.target, run.record.mask_code if same else None)
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."
@@ -174,14 +150,9 @@ def dataset_for(run: Run, data: Data) -> Dataset:
 
 
 def split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split:
-    """The split of a name as the run had it (train is without what was cut off for validation), or of a tfds spec.
-
-    Pictures with a class for every pixel come as tiles.
-    """
-    split = _split_for(run, dataset, config, name)
-    if run.config.task != "segmentation":
-        return split
-    return scenes.tiles(config, scenes.reach_of(run.config, run.network), experiment.placed(split, dataset, config))
+    """The split of a name as the run had it (train is without what was cut off for validation), or of a tfds spec."""
+    split = experiment.placed(_split_for(run, dataset, config, name), dataset, config)
+    return config.task.build().evaluated(run.network, config, split)
 
 
 def _split_for(run: Run, dataset: Dataset, config: Config, name: str) -> Split | Scenes:

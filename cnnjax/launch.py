@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from cnnjax import experiment, knobs, models
+from cnnjax import experiment, knobs, migration, models, tasks
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
@@ -53,16 +53,18 @@ def parse(
         config = base({flag.name: given.get(flag.name, flag.default) for flag in verb_flags})
     elif any(key.startswith("config.") for key in given):
         raise UserError("Say which experiment with --config=experiments/NAME.py; --config.KNOB=VALUE then changes it.")
-    if "config.model" in given and config is not None:
-        config.model = models.options(given["config.model"])
     if config is not None:
-        experiment.check(config)  # as the file has it, before flags are made of it
+        _choose(config, given)
+    if config is not None:
+        experiment.check_fields(config)  # as the file has them, before flags are made of them
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     _define(values, verb_flags, config)
     try:
         rest = values([sys.argv[0], *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
+        if new := migration.RENAMED.get(error.flagname.removeprefix("config.")):
+            raise UserError(_moved(error.flagname, new, config)) from None
         known = [k for k in values if k not in ("model",)]
         raise UserError(f"There is no flag --{error.flagname}.{nearest(error.flagname, known)}") from None
     except flags.Error as error:
@@ -77,6 +79,29 @@ def parse(
         experiment.check(config)
     given_flags = {flag.name: values[flag.name].value for flag in verb_flags} | dict(config=values["config"].value)
     return CommandLine(config, overrides, given_flags, rest, name)
+
+
+CHOICES = dict(model=(models.options, models.name_of), task=(tasks.options, tasks.name_of))
+
+
+def _choose(config: Config, given: dict[str, str]) -> None:
+    """Puts the options that were asked for by name into a configuration. Those of a name that it has keep their values."""
+    for choice, (options, name_of) in CHOICES.items():
+        name = given.get(f"config.{choice}")
+        held = getattr(config, choice)
+        if name is not None and (held is None or name_of(held) != name):
+            setattr(config, choice, options(name))
+            if choice == "task" and config.checkpoint.best_metric not in config.task.scores:
+                config.checkpoint.best_metric = ""  # a score of the task that it no longer is
+
+
+def _moved(flag: str, new: str, config: Config | None) -> str:
+    """What a flag of an earlier version is answered with."""
+    choice, _, field = new.partition(".")
+    held = getattr(config, choice, None)
+    if field and held is not None and not hasattr(held, field):
+        return f"--{flag} is --config.{new} since version 0.2, and {held.name} has no such field."
+    return f"--{flag} is --config.{new} since version 0.2."
 
 
 def _sentence(text: str) -> str:
@@ -139,7 +164,8 @@ class _KnobFlag(flags.Flag):
 
 def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) -> None:
     flags.DEFINE_string("config", None, "the experiment: FILE.py or FILE.py:NAME", flag_values=values)
-    flags.DEFINE_string("config.model", None, "the architecture", flag_values=values)
+    for choice in CHOICES:
+        flags.DEFINE_string(f"config.{choice}", None, f"the {choice}, by name", flag_values=values)
     for flag in verb_flags:
         if flag.choices == ("true", "false"):
             flags.DEFINE_boolean(flag.name, flag.default == "true", flag.help, flag_values=values)
@@ -156,7 +182,7 @@ def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) 
 
 def _field_names() -> set[str]:
     """The names of all sections and knobs, without their dots."""
-    return {part for knob in knobs.walk(Config(model=models.options("cnn"))) for part in knob.name.split(".")}
+    return {part for knob in knobs.walk(experiment.new_config()) for part in knob.name.split(".")}
 
 
 def load_experiment(spec: str) -> tuple[Config, str]:

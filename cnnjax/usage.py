@@ -31,14 +31,17 @@ def general_help(verbs: dict[str, Verb]) -> str:
 
 def verb_help(name: str, verb: Verb, flags: tuple[Flag, ...]) -> str:
     """The flags of a verb and every knob, with type, range and default; those of a family of models once."""
-    from cnnjax import models
+    from cnnjax import models, tasks
     from cnnjax.config import Config
 
     lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
     lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
     lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in flags]
-    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}", ""]
+    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}"]
+    lines += [f"--config.task=NAME chooses the task: {', '.join(tasks.TASKS)}", ""]
     lines += ["Knobs, with their defaults:", *_knob_lines(Config())]
+    for task, options in tasks.TASKS.items():
+        lines += ["", f"Of the task {task}:", *_knob_lines(Config(task=options), "task.")]
     families: dict[type, list[str]] = {}
     for model, options in models.MODELS.items():
         families.setdefault(type(options), []).append(model)
@@ -72,7 +75,9 @@ WHICH = Flag(
 FORMAT = Flag("format", "text", "how to print", ("text", "json"))
 TOP = Flag("top", "3", "how many classes to print")
 OUTPUT = Flag(
-    "output", None, "of segmentation: the folder for masks and overlays; default: predictions in the run directory"
+    "output",
+    None,
+    "the folder for files that the task writes, such as masks; default: predictions in the run directory",
 )
 FROM = Flag("from", None, "an existing TFRecord preparation to convert")
 YES_OR_NO = ("true", "false")

@@ -83,62 +83,35 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def predict(arguments: list[str]) -> int:
-    from cnnjax import inference, launch, segmented
+    from cnnjax import inference, launch
     from cnnjax.data.folder import list_pictures
     from cnnjax.parallel import use_compilation_cache
 
     line = launch.parse(arguments, FLAGS["predict"], base=command_line.config_of_run)
     command_line.only_changes(line, ())
     if not line.arguments:
-        raise UserError("Say which pictures: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
-    top = line.flags["top"]
-    if not (top.isascii() and top.isdigit()) or int(top) < 1:
-        raise UserError(f"--top must be a whole number of at least 1, not {top!r}.")
-    segmenting = line.config.task == "segmentation"
-    paths = list_pictures(map(Path, line.arguments), segmented.ENDINGS if segmenting else ())
-    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
+        raise UserError("Say which images: python run.py predict IMAGE|FOLDER ... --workdir=RUN")
+    flags, as_json = line.flags, line.flags["format"] == "json"
+    if not (flags["top"].isascii() and flags["top"].isdigit()) or int(flags["top"]) < 1:
+        raise UserError(f"--top must be a whole number of at least 1, not {flags['top']!r}.")
+    paths = list_pictures(map(Path, line.arguments), line.config.task.written)
+    run = inference.load(flags["workdir"], flags["checkpoint"])._replace(config=line.config)
     use_compilation_cache()
-    if segmenting:
-        return _segment(run._replace(config=line.config), paths, line)
-    names, failed, rows = run.record.class_names, 0, []
-    for path, result in inference.predict_files(run, paths, command_line.kernels(line)):
-        if isinstance(result, str):
-            failed += 1
-            print(f"cnnjax: {path} {result}.", file=sys.stderr)
-            continue
-        order = result.argsort(kind="stable")[::-1][: int(top)]
-        classes = [dict(name=names[k], probability=round(float(result[k]), 6)) for k in order]
-        if line.flags["format"] == "json":
-            rows.append(dict(file=str(path), classes=classes))
-        else:
-            print(f"{path}:  " + "  ".join(f"{c['name']} {c['probability']:.1%}" for c in classes))
-    if line.flags["format"] == "json":
-        print(json.dumps(rows, indent=2))
-    return 1 if failed else 0
-
-
-def _segment(run, paths: list[Path], line) -> int:
-    """`predict` of a run that gives a class to every pixel."""
-    from cnnjax import segmented
-
-    flags = line.flags
     folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
+    writer = line.config.task.build().writer(run.record, line.config, folder, flags)
     failed, rows = 0, []
-    try:
-        for path, result in segmented.predict_files(run, paths, folder, command_line.kernels(line)):
-            if isinstance(result, str):
-                failed += 1
-                print(f"cnnjax: {path} {result}.", file=sys.stderr)
-                continue
-            rows.append(dict(file=str(path)) | result)
-            if flags["format"] == "text":
-                print(f"{path}:  {segmented.in_words(result)}")
-    finally:  # whatever ended it, what was done is there
-        segmented.write_areas(folder, rows)
-    if flags["format"] == "json":
+    for path, said in inference.write_predictions(run, paths, writer, command_line.kernels(line)):
+        if isinstance(said, str):
+            failed += 1
+            print(f"cnnjax: {path} {said}.", file=sys.stderr)
+            continue
+        rows.append(dict(file=str(path)) | said)
+        if not as_json:
+            print(f"{path}:  {writer.line(said)}")
+    if as_json:
         print(json.dumps(rows, indent=2))
-    elif rows:
-        print(f"Masks, overlays and areas.json are in {folder}")
+    elif rows and writer.where:
+        print(writer.where)
     return 1 if failed else 0
 
 

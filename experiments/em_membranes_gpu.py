@@ -10,12 +10,12 @@ which it aims; Rand F-score of cells 0.853. Half of its 3,000 steps ran beside a
 
 import os
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("unet"), task="segmentation")
+    config = new_config(model="unet", task="segmentation")
     config.model.base, config.model.depth, config.model.normalization = 64, 4, "batch"
     config.model.dropout = 0.5
 
@@ -24,7 +24,7 @@ def get_config() -> Config:
     config.data.masks, config.data.mask_kind = os.path.join(folder, "label"), "binary"
     config.data.test_files = "2[4-9].png"
 
-    config.segmentation.crop, config.segmentation.tile, config.segmentation.objects = 256, 1024, "parts"
+    config.task.crop, config.task.tile, config.task.objects = 256, 1024, "parts"
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 10.0, 0.1, 0.2
 

@@ -5,12 +5,12 @@
 Aims at 95.5 % test accuracy. Not measured on a GPU yet.
 """
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("cnn"))
+    config = new_config(model="cnn")
     config.model.channels, config.model.blocks, config.model.dropout = (64, 128, 256), 3, 0.2
 
     config.data.name, config.data.placement = "fashion_mnist", "device"
@@ -20,5 +20,5 @@ def get_config() -> Config:
     config.batch_size, config.epochs, config.dtype = 256, 100, "bfloat16"
     config.optimizer.learning_rate, config.optimizer.weight_decay = 0.2, 5e-4
     config.schedule.name, config.schedule.warmup = "cosine", 5.0
-    config.label_smoothing, config.ema_decay = 0.05, 0.9995
+    config.task.label_smoothing, config.ema_decay = 0.05, 0.9995
     return config

@@ -3,12 +3,12 @@
 python run.py train --config=experiments/folder.py --config.data.data_dir=DIR --workdir=runs/mine
 """
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("cnn"))
+    config = new_config(model="cnn")
     config.model.channels, config.model.blocks, config.model.dropout = (16, 32, 64, 128), 1, 0.2
 
     config.data.name, config.data.image_size = "folder", 96

@@ -3,16 +3,16 @@
 python run.py train --config=experiments/folder_unet.py --config.data.data_dir=CELLS --workdir=runs/cells
 """
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("unet"), task="segmentation")
+    config = new_config(model="unet", task="segmentation")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
     config.data.name = "folder"
 
-    config.segmentation.crop, config.segmentation.border_weight, config.segmentation.dice = 128, 5.0, 0.5
+    config.task.crop, config.task.border_weight, config.task.dice = 128, 5.0, 0.5
     config.augmentation.flip = config.augmentation.flip_vertical = True
     config.augmentation.brightness = config.augmentation.contrast = 0.2
 

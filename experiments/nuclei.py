@@ -11,12 +11,12 @@ IoU 0.5 0.798.
 
 import os
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("unet"), task="segmentation")
+    config = new_config(model="unet", task="segmentation")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
 
     folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "dsb2018_nuclei")
@@ -24,9 +24,9 @@ def get_config() -> Config:
     config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
     config.data.test_files = "0*,1*,2*"
 
-    config.segmentation.crop = 128
-    config.segmentation.border_weight, config.segmentation.dice = 5.0, 0.5
-    config.segmentation.smallest_object = 15
+    config.task.crop = 128
+    config.task.border_weight, config.task.dice = 5.0, 0.5
+    config.task.smallest_object = 15
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.scale, config.augmentation.brightness, config.augmentation.contrast = 0.25, 0.2, 0.2
 

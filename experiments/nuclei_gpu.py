@@ -9,12 +9,12 @@ run shared the card.
 
 import os
 
-from cnnjax import models
 from cnnjax.config import Config
+from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = Config(model=models.options("unet"), task="segmentation")
+    config = new_config(model="unet", task="segmentation")
     config.model.base, config.model.depth, config.model.normalization = 32, 4, "batch"
     config.model.dropout = 0.2
 
@@ -23,9 +23,9 @@ def get_config() -> Config:
     config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
     config.data.test_files = "0*,1*,2*"
 
-    config.segmentation.crop, config.segmentation.tile = 256, 512
-    config.segmentation.border_weight, config.segmentation.dice = 5.0, 0.5
-    config.segmentation.smallest_object = 15
+    config.task.crop, config.task.tile = 256, 512
+    config.task.border_weight, config.task.dice = 5.0, 0.5
+    config.task.smallest_object = 15
     config.augmentation.flip = config.augmentation.quarter_turns = True
     config.augmentation.scale, config.augmentation.rotation, config.augmentation.elastic = 0.3, 45.0, 6.0
     config.augmentation.brightness, config.augmentation.contrast = 0.2, 0.3

@@ -151,7 +151,7 @@ if __name__ == "__main__":
 
     from cnnjax import experiment, verbs  # noqa: F401
     from cnnjax.data import digits  # noqa: F401
-    from cnnjax.tasks import classification  # noqa: F401
+    from cnnjax.tasks.classification import task  # noqa: F401
     from cnnjax.training import opening, scoring  # noqa: F401
     from cnnjax.xla import without_faulty_sums
 

@@ -8,14 +8,13 @@ PACKAGE = ROOT / "cnnjax"
 
 # A room uses what stands on lower floors. Rooms on one floor do not import each other.
 FLOORS = [
-    {"errors", "knobs", "cache", "xla", "memory", "processes"},  # foundations: knobs and cache use errors
+    {"errors", "knobs", "cache", "xla", "memory", "processes", "migration"},  # foundations: knobs and cache use errors
     {"config", "kernels"},
-    {"layers", "tasks", "data", "optimizers", "inspection"},
-    {"models", "parallel", "run_directory", "tiling"},
-    {"scenes"},
+    {"layers", "data", "optimizers", "inspection"},
+    {"models", "tasks", "parallel", "run_directory"},
     {"experiment", "evaluation", "bare"},
     {"training", "inference"},
-    {"launch", "usage", "benchmark", "segmented", "command_line"},
+    {"launch", "usage", "benchmark", "command_line"},
     {"sweeps"},
     {"verbs"},
     {"cli"},

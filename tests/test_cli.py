@@ -293,7 +293,7 @@ def test_predict_on_a_missing_file(run, trained_run):
     code, _, err = run("predict", "missing.png", f"--workdir={trained_run}")
     assert code == 2 and "missing.png" in err and len(err.splitlines()) == 1
     code, _, err = run("predict", f"--workdir={trained_run}")
-    assert code == 2 and "Say which pictures" in err
+    assert code == 2 and "Say which images" in err
     for top in ("none", "²", "0"):
         code, _, err = run("predict", "x.png", f"--top={top}", f"--workdir={trained_run}")
         assert code == 2 and "--top must be a whole number" in err

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cnnjax import evaluation, experiment
+from cnnjax import evaluation, experiment, tasks
 from cnnjax.config import Augmentation, Config
 from cnnjax.data import augmentation
 from cnnjax.data.source import Split, Statistics
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
 from cnnjax.models import options
-from cnnjax.tasks import classification
 
 STATISTICS = Statistics(np.float32([0.2, 0.4, 0.6]), np.float32([0.1, 0.2, 0.3]), np.eye(3, dtype=np.float32))
 
@@ -46,8 +45,8 @@ def test_ten_views_of_a_picture_become_one_prediction():
     image = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
     options = Augmentation(random_crop=4, views="ten_crop")
     view = lambda batch: dict(image=augmentation.evaluation_view(batch["image"], options))
-    network = Network(TopLeft(), classification, view, (4, 4, 3))
-    logits = evaluation.logits_of(network, {}, jnp.asarray(image))
+    network = Network(TopLeft(), tasks.options("classification").build(), view, (4, 4, 3))
+    logits = evaluation.outputs_of(network, {}, jnp.asarray(image))
     # The first pixels of the four corners and the middle, and of their mirror images.
     places = [(y, x) for y, x in [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]]
     firsts = [image[:, y, x] for y, x in places] + [image[:, y, x + 3] for y, x in places]

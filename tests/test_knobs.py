@@ -80,7 +80,7 @@ def test_a_bare_name_means_the_nested_knob_whatever_looks_more_like_it():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_configuration_survives_json(name):
-    config = Config(model=models.options(name))
+    config = experiment.new_config(model=name)
     config.schedule.boundaries = (3.0, 5.0)
     config.optimizer.frozen = ("stage0*",)
     written = json.loads(json.dumps(experiment.to_json(config)))
@@ -90,7 +90,7 @@ def test_every_configuration_survives_json(name):
 
 def test_defaults_are_valid_and_every_knob_is_explained():
     for name in models.MODELS:
-        config = Config(model=models.options(name))
+        config = experiment.new_config(model=name)
         experiment.check(config)
         for k in knobs.walk(config):
             assert k.help and k.help[-1] != ".", k.name
@@ -98,14 +98,14 @@ def test_defaults_are_valid_and_every_knob_is_explained():
 
 
 def test_json_of_another_version_is_refused():
-    written = experiment.to_json(Config(model=models.options("cnn"))) | dict(bacth_size=3)
+    written = experiment.to_json(experiment.new_config(model="cnn")) | dict(bacth_size=3)
     with pytest.raises(UserError, match="There is no config.bacth_size. Did you mean batch_size"):
         experiment.from_json(written)
 
 
 def test_differences_of_identity_leave_out_what_does_not_change_numbers():
-    old = experiment.to_json(Config(model=models.options("cnn")))
-    config = Config(model=models.options("cnn"))
+    old = experiment.to_json(experiment.new_config(model="cnn"))
+    config = experiment.new_config(model="cnn")
     config.log_every, config.epochs, config.data.data_dir = 7, 99.0, "elsewhere"
     assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == []
     config.optimizer.learning_rate, config.model.blocks = 0.5, 1
@@ -113,7 +113,7 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
         ("model.blocks", 2, 1),
         ("optimizer.learning_rate", 0.1, 0.5),
     ]
-    other = Config(model=models.options("lenet5"))
+    other = experiment.new_config(model="lenet5")
     assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [("model", "cnn", "lenet5")]
 
 
@@ -128,7 +128,7 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
     ],
 )
 def test_check_of_a_whole_run(change, message):
-    config = Config(model=models.options("cnn"))
+    config = experiment.new_config(model="cnn")
     change(config)
     with pytest.raises(UserError, match=message):
         experiment.check(config)

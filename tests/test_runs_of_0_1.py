@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import cli
+from cnnjax import cli, migration
 from cnnjax.training.logbook import read_entries
 from tests.training.short_runs import timeless
 from tests.undrawn import no_pictures
@@ -31,7 +31,10 @@ def command_of(kind: str) -> list[str]:
     text = (HERE / "README.md").read_text().replace("\\\n", " ")
     line = next(line for line in text.splitlines() if line.startswith("python run.py train") and f"/{kind} " in line)
     places = ("--workdir=", "--config.data.data_dir=", "--config.data.masks=")
-    return [flag for flag in shlex.split(line)[3:] if not flag.startswith(places)]
+    flags = [flag for flag in shlex.split(line)[3:] if not flag.startswith(places)]
+    for old, new in migration.RENAMED.items():
+        flags = [flag.replace(f"--config.{old}=", f"--config.{new}=") for flag in flags]
+    return flags
 
 
 def said(kind: str, folder: Path, capture) -> dict:
@@ -55,7 +58,10 @@ def said(kind: str, folder: Path, capture) -> dict:
 def table(folder: Path, capture) -> list[str]:
     """Of the sweep, without the speeds."""
     shutil.copytree(HERE / "sweep", folder / "sweep")
-    run("sweep", f"--config={HERE / 'sweep.py'}", f"--workdir={folder / 'sweep'}", "--table")
+    (folder / "sweep.py").write_text(
+        (HERE / "sweep.py").read_text().replace('"label_smoothing"', '"task.label_smoothing"')
+    )
+    run("sweep", f"--config={folder / 'sweep.py'}", f"--workdir={folder / 'sweep'}", "--table")
     return [line.rsplit("|", 2)[0] for line in capture().splitlines() if line.startswith("|")]
 
 

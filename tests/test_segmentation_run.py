@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import cli, inference, segmented
+from cnnjax import cli, inference, tasks
 from cnnjax.data import digit_scenes
+from cnnjax.tasks.segmentation import predict as segmentation_files
 from tests.undrawn import no_pictures
 
 QUICK = ("--config.devices=1", "--config.kernels=xla")  # compiled soonest
@@ -81,7 +82,7 @@ def test_predict_writes_masks_overlays_and_areas(trained, pictures, tmp_path, ca
     assert [os.path.basename(row["file"]) for row in rows] == ["a.png", "b.png", "c.png"]
     assert json.loads((out / "areas.json").read_text()) == rows
     loaded = inference.load(trained)
-    segment = inference.segmenter(loaded)
+    segment = inference.predictor(loaded)
     for row in rows:
         name = os.path.basename(row["file"])[:-4]
         image = pixels(pictures / f"{name}.png")[..., None]
@@ -97,19 +98,19 @@ def test_predict_writes_masks_overlays_and_areas(trained, pictures, tmp_path, ca
 
 def test_how_tiles_are_cut_can_be_said_anew(trained, pictures, tmp_path, capsys):
     predict = ("predict", str(pictures / "b.png"), f"--workdir={trained}")
-    for name, flags in dict(a=(), b=("--config.segmentation.tile=96", "--config.segmentation.seams=blend")).items():
+    for name, flags in dict(a=(), b=("--config.task.tile=96", "--config.task.seams=blend")).items():
         assert run(*predict, f"--output={tmp_path / name}", *flags) == 0
     np.testing.assert_array_equal(pixels(tmp_path / "a/b_mask.png"), pixels(tmp_path / "b/b_mask.png"))
-    assert run(*predict, "--config.segmentation.tile=20") == 2
+    assert run(*predict, "--config.task.tile=20") == 2
     assert "tile=20 is too small" in capsys.readouterr().err
 
 
 def test_blended_seams_agree(trained):
     loaded = inference.load(trained)
-    loaded.config.segmentation.tile = 96
+    loaded.config.task.tile = 96
     image = np.tile(digit_scenes.scene("test", 3)["image"], (3, 3, 1))[:170, :130]
     cut, blended = (
-        np.concatenate([rows for _, rows in inference.segmenter(loaded, blend)(image)]) for blend in (False, True)
+        np.concatenate([rows for _, rows in inference.predictor(loaded, blend=blend)(image)]) for blend in (False, True)
     )
     np.testing.assert_allclose(cut, blended, atol=1e-5)
     assert cut.shape == (170, 130, 11) and np.allclose(cut.sum(-1), 1, atol=1e-4)
@@ -134,7 +135,7 @@ def test_pairs_of_ones_own(tmp_path, capsys):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels[: 40 + i]).save(tmp_path / split / kind / f"{i}.png")
     flags = (*SMALL[:3], "--config.devices=2", "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
-    flags += ("--config.batch_size=8", "--config.segmentation.crop=32", "--config.segmentation.border_weight=5")
+    flags += ("--config.batch_size=8", "--config.task.crop=32", "--config.task.border_weight=5")
     flags += ("--config.augmentation.flip=true", "--config.augmentation.elastic=2")
     workdir = tmp_path / "run"
     with no_pictures():
@@ -150,21 +151,23 @@ def test_pairs_of_ones_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (("--config.augmentation.mixup=0.2",), "mixup mixes labels of whole pictures"),
+        (("--config.augmentation.mixup=0.2",), "mixup mixes labels of whole images"),
         (("--config.data.image_size=32",), "config.data.image_size must be 0"),
-        (("--config.data.placement=device",), "placement=device holds pictures of one size"),
-        (("--config.segmentation.cross_entropy=0", "--config.segmentation.dice=0"), "there is no loss"),
-        (("--config.segmentation.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
-        (("--config.segmentation.class_weights=" + ",".join("0" * 11),), "class_weights are all 0"),
-        (("--config.segmentation.margin=5000",), "tile=256 is too small"),
-        (("--config.segmentation.crop=30",), "sides such as 28 or 32, not 30"),
-        (("--config.segmentation.tile=20",), "tile=20 is too small"),
+        (("--config.data.placement=device",), "placement=device holds images of one size"),
+        (("--config.task.cross_entropy=0", "--config.task.dice=0"), "there is no loss"),
+        (("--config.task.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
+        (("--config.task.class_weights=" + ",".join("0" * 11),), "class_weights are all 0"),
+        (("--config.task.margin=5000",), "tile=256 is too small"),
+        (("--config.task.crop=30",), "sides such as 28 or 32, not 30"),
+        (("--config.task.tile=20",), "tile=20 is too small"),
         (("--config.model.normalization=group", "--config.model.base=16"), "sees the whole picture"),
-        (("--config.model=resnet20_cifar",), "one class of a whole picture"),
+        (("--config.model=resnet20_cifar",), "one class of a whole image"),
         (("--config.data.name=digits",), "take --config.data.name=digit_scenes"),
-        (("--config.task=classification",), "best_metric=mean_iou is of segmentation"),
-        (("--config.task=classification", "--config.checkpoint.best_metric=loss"), "say --config.task=segmentation"),
-        (("--config.task=detection",), "config.task"),
+        (("--config.task=classification",), "say --config.task=segmentation"),
+        (("--config.task=classification", "--config.checkpoint.best_metric=mean_iou"), "is no score of classification"),
+        (("--config.task=detection",), "There is no task 'detection'"),
+        (("--config.task.negatives=3",), "There is no flag --config.task.negatives"),
+        (("--config.segmentation.crop=32",), "--config.segmentation.crop is --config.task.crop since version 0.2."),
     ],
 )
 def test_misuse_gets_a_line(flags, says, tmp_path, capsys):
@@ -197,7 +200,7 @@ def test_predict_overwrites_nothing_of_others(trained, pictures, tmp_path, capsy
     masks = tmp_path / "masks"
     shutil.copytree(pictures, masks, ignore=shutil.ignore_patterns("?.png"))
     predict = ("predict", str(pictures), f"--workdir={trained}")
-    for folder, says in ((pictures, "holds pictures that are to be predicted"), (masks, "predict did not write it")):
+    for folder, says in ((pictures, "holds images that are to be predicted"), (masks, "predict did not write it")):
         assert run(*predict, f"--output={folder}") == 2
         err = capsys.readouterr().err
         assert says in err and err.count("\n") == 1 and str(folder) in err
@@ -218,15 +221,15 @@ def test_pictures_made_of_pictures_are_left_out(pictures):
 
     for name in ("a_mask.png", "b_overlay.png", "b_objects.png", "lonely_mask.png"):
         shutil.copy(pictures / "a.png", pictures / name)
-    listed = [path.name for path in list_pictures([pictures], segmented.ENDINGS)]
+    listed = [path.name for path in list_pictures([pictures], tasks.options("segmentation").written)]
     assert listed == ["a.png", "b.png", "broken.png", "c.png", "lonely_mask.png"]
-    assert list_pictures([pictures / "a_mask.png"], segmented.ENDINGS) == [pictures / "a_mask.png"]
+    assert list_pictures([pictures / "a_mask.png"], tasks.options("segmentation").written) == [pictures / "a_mask.png"]
     assert len(list_pictures([pictures])) == 8
 
 
 def test_too_many_objects_in_one_picture_stop_no_other(trained, pictures, tmp_path, capsys, monkeypatch):
     many = lambda mask, smallest: np.full(mask.shape, 70_000 if len(mask) == 150 else 3, np.int32)
-    monkeypatch.setattr(segmented, "objects", many)
+    monkeypatch.setattr(segmentation_files, "objects", many)
     assert run("predict", str(pictures), f"--workdir={trained}", f"--output={tmp_path / 'out'}") == 1
     captured = capsys.readouterr()
     assert "b.png has 70,000 objects: at most 65,535 can be numbered" in captured.err and captured.err.count("\n") == 2
@@ -235,14 +238,14 @@ def test_too_many_objects_in_one_picture_stop_no_other(trained, pictures, tmp_pa
 
 
 def test_areas_of_what_was_done_are_kept(trained, pictures, tmp_path, capsys, monkeypatch):
-    write = segmented._write_overlay
+    write = segmentation_files._write_overlay
 
     def full(path, image, mask):
         if path.name.startswith("b"):
             raise OSError(28, "No space left on device", str(path))
         write(path, image, mask)
 
-    monkeypatch.setattr(segmented, "_write_overlay", full)
+    monkeypatch.setattr(segmentation_files, "_write_overlay", full)
     assert run("predict", str(pictures), f"--workdir={trained}", f"--output={tmp_path / 'out'}") == 1
     assert "b_overlay.png cannot be written: No space left" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out/areas.json").read_text())
@@ -267,8 +270,9 @@ def test_predict_heeds_the_kernels(trained, pictures, tmp_path, monkeypatch):
 def test_parts_are_numbered_where_they_are_scored(trained, pictures, tmp_path):
     loaded = inference.load(trained)
     loaded = loaded._replace(record=loaded.record._replace(has_objects=False))
-    loaded.config.segmentation.objects = "parts"
-    ((_, result),) = segmented.predict_files(loaded, [pictures / "a.png"], tmp_path / "out")
+    loaded.config.task.objects = "parts"
+    writer = loaded.network.task.writer(loaded.record, loaded.config, tmp_path / "out", {})
+    ((_, result),) = inference.write_predictions(loaded, [pictures / "a.png"], writer)
     assert pixels(tmp_path / "out/a_objects.png").max() == result["objects"]
 
 
@@ -286,7 +290,7 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     experiment = os.path.join(os.path.dirname(os.path.dirname(__file__)), "experiments/folder_unet.py")
     flags = (f"--config={experiment}", "--config.model.base=4", "--config.model.depth=1", "--config.schedule.warmup=0")
     flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", *QUICK)
-    flags += ("--config.segmentation.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
+    flags += ("--config.task.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
     with no_pictures():
         assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
     assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out

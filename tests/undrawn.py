@@ -17,10 +17,11 @@ NOTHING = SimpleNamespace(learning_curves=lambda *_: None, save_figures=lambda w
 def no_pictures():
     """Runs inside draw nothing; nor do they load what draws."""
     from cnnjax import training
-    from cnnjax.tasks import classification, segmentation
+    from cnnjax.tasks.classification import task as classification
+    from cnnjax.tasks.segmentation import task as segmentation
 
     with (
-        mock.patch.object(classification, "figures", lambda *_: {}),
+        mock.patch.object(classification.Task, "figures", lambda *_: {}),
         mock.patch.object(segmentation.Task, "figures", lambda *_: {}),
         mock.patch.object(training, "report", NOTHING, create=True),
     ):

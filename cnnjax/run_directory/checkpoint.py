@@ -47,16 +47,17 @@ class Checkpoints:
 
     Args:
       keep: how many of the newest stay, besides the best.
-      best_metric: the validation score that the best one has: accuracy, or loss.
+      best_metric: the validation score that the best one has; `higher_is_better` says which of two is.
       read_only: nothing is written, set aside or cleaned up.
       log: prints a line; it may be called later than a save that failed.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy", read_only: bool = False,
-                 log: Callable[[str], None] = print):  # fmt: skip
+    def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy",
+                 higher_is_better: bool = True, read_only: bool = False, log: Callable[[str], None] = print):  # fmt: skip
         _quiet()
         self.folder = (Path(workdir) / FOLDER).absolute()
-        self._keep, self._metric, self._read_only, self._log = keep, best_metric, read_only, log
+        self._keep, self._read_only, self._log = keep, read_only, log
+        self._metric, self._higher_is_better = best_metric, higher_is_better
         self._records: dict[int, dict] = {}
         self._passed_over: set[int] = set()  # damaged, where nothing may be set aside
         self._under_way: tuple[int, Future] | None = None
@@ -116,7 +117,7 @@ class Checkpoints:
 
     def _rank(self, step: int) -> float:
         score = (self.record(step).get("scores") or {}).get(self._metric, float("nan"))
-        return -score if self._metric == "loss" else score
+        return score if self._higher_is_better else -score
 
     def record(self, step: int) -> dict[str, Any]:
         """What `save` was given as `record`; {} where it cannot be read."""

@@ -59,7 +59,7 @@ def progress_of(trial: Trial, score: str) -> tuple[int, float, float | None]:
     total = trial.config.steps or (trial.config.epochs * last["step"] / last["epoch"] if last["epoch"] else 0)
     scores = [score_of(entry, score) for entry in entries if entry["split"] == "validation"]
     known = [value for value in scores if value is not None]
-    best = (min if score == "loss" else max)(known, default=None)
+    best = (min if trial.config.task.scores.get(score) == "lower" else max)(known, default=None)
     return last["step"], min(1.0, last["step"] / total) if total else 0.0, best
 
 

@@ -1,14 +1,70 @@
-"""What networks are trained to do.
+"""What networks are trained to do, by the names that `--config.task=NAME` takes.
 
-A task is a module of pure functions, or an object with such methods, that the training loop calls by these names:
+A new task is a folder beside these and a line here. Its `options.py` holds a dataclass `Options` with
 
-- `loss(logits, batch, label_smoothing) -> [B]`, one value an example, traced;
-- `metrics(logits, batch, detailed) -> dict of sums`, traced, `count` (of weights) among them; sums add up over batches, devices and processes;
-- `scores(sums) -> dict of floats`, on the host: the means that the sums stand for;
-- `predictions(logits) -> array`, traced: what a person wants to know of each example;
-- `shown`, the names of the scores that are shown while a run goes;
-- `look(outputs) -> (further sums, examples)`, on the host: what only single examples show, from each batch's number of its
-  first example, the batch, and the predictions;
+- `name`, a plain field: the name in this table; then fields for what an experiment may vary;
+- `target`, a class attribute: the kind of target that its examples have, `label` (a class an example) or `mask` (a class a
+  pixel), which a source of examples must be able to give;
+- `scores`, a class attribute: its scores by name, each "higher" or "lower", whichever is better. The first is the score that
+  the best checkpoint has, where `config.checkpoint.best_metric` names none;
+- `written`, a class attribute: the ends of the names of files that its `predict` writes, which are no input of the next;
+- `check(config)`, which raises UserError for fields that do not go together;
+- `build() -> Task`, an object with the methods below. A method that is traced runs inside compiled code, on batches of arrays.
+
+Data:
+
+- `input_shape(example_shape, config) -> (*spatial, C)`: what a network is given of an example of the data;
+- `check_outputs(outputs, class_names, model)`: raises UserError where a network's outputs, given as shapes, do not fit;
+- `examples(network, config, train, validation, test)`: the splits as the network meets them (whole, crops, tiles);
+- `evaluated(network, config, split)`: any split as evaluation meets it;
+- `notes(record)`: lines on what in the options does nothing with these data.
+
+Training and evaluation:
+
+- `loss(outputs, batch) -> (sum, normaliser)`, traced: both are added up over devices, and the loss is their quotient;
+- `metrics(outputs, batch, detailed) -> dict of sums`, traced, with `count` (of weights) among them; sums add up over batches,
+  devices and processes;
+- `scores(sums) -> dict of floats`: the means that the sums stand for, and `shown`, the names of those that are shown while a
+  run goes;
+- `predictions(outputs) -> array`, traced: what a person wants to know of each example;
+- `merge_views(outputs)`, traced: the outputs for several views `[B, V, ...]` of each example, merged into one `[B, ...]`;
+- `look(outputs) -> (further sums, examples)`: what only single examples show, from the number of each batch's first example,
+  the batch, and the predictions;
 - `summary(sums, class_names) -> dict` and `summary_lines(summary) -> list of lines`: the final report;
 - `figures(sums, examples, class_names) -> dict of name to matplotlib Figure`.
+
+Prediction:
+
+- `predictor(apply, network, record, config) -> function` of examples as stored, for Python; `apply` maps inputs `[B, ...]` to
+  predictions, compiled once for each shape;
+- `files_at_once`: how many files are read before the network is applied to them, and `predicted(predictor, examples)`, which
+  gives the prediction for each of so many;
+- `writer(record, config, folder, flags)`: how the command line saves and prints predictions. `check(paths)` raises UserError
+  where not all can be written; `write(path, example, prediction)` saves one and returns what is said of it as a dict of JSON
+  values, or a line on why that cannot be; `line(said)` is the same for a person; `close(rows)` comes last, with all that was
+  said; `where` says where it is.
 """
+
+import copy
+
+from cnnjax.errors import UserError
+from cnnjax.knobs import nearest
+from cnnjax.tasks.classification import options as classification
+from cnnjax.tasks.segmentation import options as segmentation
+
+TASKS = {"classification": classification.Options(), "segmentation": segmentation.Options()}
+
+
+def options(name: str):
+    """A fresh copy of the options of the task of a name. Raises UserError for an unknown one."""
+    if name not in TASKS:
+        raise UserError(f"There is no task {name!r}.{nearest(name, TASKS)} The tasks are {', '.join(TASKS)}.")
+    return copy.deepcopy(TASKS[name])
+
+
+def name_of(task_options) -> str:
+    """The name under which options of this type stand in the table."""
+    for name, known in TASKS.items():
+        if type(known) is type(task_options):
+            return name
+    raise UserError(f"config.task must hold the options of a task ({', '.join(TASKS)}), not {task_options!r}.")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax import parallel, processes
+from cnnjax import experiment, parallel, processes
 from cnnjax.data import pipeline
 from cnnjax.errors import Interrupted
 from cnnjax.experiment import Experiment
@@ -54,6 +54,7 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
     require_source(config, workdir)
     opening.require_same_config(config)
     keeping = dict(keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric, log=log)
+    keeping |= dict(higher_is_better=experiment.higher_is_better(config))
     watched = interruption.watched(processes.leave_at_once)
     with opening.taken(workdir), watched as asked, Checkpoints(workdir, **keeping) as checkpoints:
         changed = by_main(lambda: opening.changed_knobs(workdir, exp))

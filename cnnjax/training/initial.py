@@ -10,7 +10,7 @@ import jax
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.evaluation import evaluated_variables
-from cnnjax.experiment import Experiment, from_json, initial_variables
+from cnnjax.experiment import Experiment, from_json, higher_is_better, initial_variables
 from cnnjax.run_directory import checkpoint, records
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.state import TrainState, create
@@ -38,7 +38,7 @@ def initial_state(exp: Experiment, log: Callable[[str], None] = print, *, fine_t
         exp.optimizer,
         seed=config.seed,
         ema=bool(config.ema_decay),
-        higher_is_better=config.checkpoint.best_metric != "loss",
+        higher_is_better=higher_is_better(config),
     )
 
 
@@ -51,9 +51,10 @@ def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None])
       UserError: no run, no checkpoint, or fewer than half of the arrays fit.
     """
     records.require_run(run)
-    chosen = from_json(records.read_json(run / "config.json")).checkpoint
-    with Checkpoints(run, best_metric=chosen.best_metric, read_only=True) as checkpoints:
-        step = checkpoints.chosen(chosen.test)
+    chosen = from_json(records.read_json(run / "config.json"))
+    ranked = dict(best_metric=chosen.checkpoint.best_metric, higher_is_better=higher_is_better(chosen))
+    with Checkpoints(run, **ranked, read_only=True) as checkpoints:
+        step = checkpoints.chosen(chosen.checkpoint.test)
         if step is None:
             raise UserError(f"config.init_from={run} has no checkpoint yet.")
         saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")

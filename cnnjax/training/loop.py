@@ -100,7 +100,7 @@ def _rules(exp: Experiment) -> decisions.Rules:
         save_seconds=config.checkpoint.every_minutes * 60,
         log_every=config.log_every,
         early_stopping=config.early_stopping,
-        higher_is_better=config.checkpoint.best_metric != "loss",
+        higher_is_better=experiment.higher_is_better(config),
     )
 
 
@@ -215,7 +215,6 @@ def train_step_for(exp: Experiment) -> Callable:
         exp.augment,
         exp.optimizer,
         exp.schedule,
-        label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
         frozen=config.optimizer.frozen,

@@ -20,7 +20,6 @@ def train_step_of(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
-    label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
     frozen: tuple[str, ...] = (),
@@ -28,7 +27,7 @@ def train_step_of(
 ) -> Callable:
     """`train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
 
-    `augment(key, batch, axis_name) -> batch` runs first. The loss is sum(weight * loss) / sum(weight) over the whole
+    `augment(key, batch, axis_name) -> batch` runs first. The loss is the task's sum over its normaliser, both of the whole
     batch. Under `jit` over a mesh the step sees that batch; with `axis_name` (`pmap`) it sees its device's part, and both
     sums, the gradients and BatchNorm's statistics are added up over that axis, while each device drops units of its own.
     With accumulate=k the batch is worked off in k parts, one after another, whose gradients add up to that of the whole
@@ -42,8 +41,8 @@ def train_step_of(
             logits, changed = model.apply(
                 variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
-        total = (batch["weight"] * task.loss(logits, batch, label_smoothing)).sum()
-        return total, (changed.get("batch_stats", {}), task.metrics(logits, batch))
+        total, normaliser = task.loss(logits, batch)
+        return total, (changed.get("batch_stats", {}), dict(normaliser=normaliser, metrics=task.metrics(logits, batch)))
 
     def train_step(state: TrainState, batch: dict, *, axis_name: str | None = None) -> tuple[TrainState, dict]:
         add_up = lambda tree: jax.lax.psum(tree, axis_name) if axis_name else tree
@@ -55,16 +54,15 @@ def train_step_of(
         with jax.default_matmul_precision(matmul_precision):
             batch = augment(augment_key, batch, axis_name)
             if accumulate == 1:
-                gradients, (batch_stats, metrics) = gradient(state.params, state.batch_stats, batch, dropout_key)
+                gradients, (batch_stats, sums) = gradient(state.params, state.batch_stats, batch, dropout_key)
             else:
-                gradients, batch_stats, metrics = _accumulated(gradient, state, batch, dropout_key, accumulate)
-            gradients, metrics = add_up(gradients), add_up(metrics)
-            total_weight = metrics["count"]
-            gradients = jax.tree.map(lambda g: g / total_weight, gradients)
+                gradients, batch_stats, sums = _accumulated(gradient, state, batch, dropout_key, accumulate)
+            gradients, sums = add_up(gradients), add_up(sums)
+            gradients = jax.tree.map(lambda g: g / sums["normaliser"], gradients)
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             updates = jax.tree.map(lambda u: state.plateau.scale * u, updates)
             params = optax.apply_updates(state.params, updates)
-        metrics |= dict(
+        metrics = sums["metrics"] | dict(
             learning_rate=schedule(state.step) * state.plateau.scale,
             grad_norm=_norm(gradients),
             param_norm=_norm(params),
@@ -83,14 +81,14 @@ def _norm(tree) -> jax.Array:
 
 
 def _accumulated(gradient: Callable, state: TrainState, batch: dict, key: jax.Array, parts: int):
-    """Gradient sums and metrics over `parts` equal parts of the batch, each with its own dropout."""
+    """Gradient and other sums over `parts` equal parts of the batch, each with its own dropout."""
     # Part p takes examples p, p + parts, ...: on several devices every part then lies on all of them.
     batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def body(batch_stats, part):
         index, part = part
-        gradients, (batch_stats, metrics) = gradient(state.params, batch_stats, part, jax.random.fold_in(key, index))
-        return batch_stats, (gradients, metrics)
+        gradients, (batch_stats, sums) = gradient(state.params, batch_stats, part, jax.random.fold_in(key, index))
+        return batch_stats, (gradients, sums)
 
     def summed(carry, part):
         batch_stats, totals = carry
@@ -100,8 +98,8 @@ def _accumulated(gradient: Callable, state: TrainState, batch: dict, key: jax.Ar
     items = (jnp.arange(parts), batch)
     first = jax.tree.map(lambda x: x[0], items)
     rest = jax.tree.map(lambda x: x[1:], items)
-    (batch_stats, (gradients, metrics)), _ = jax.lax.scan(summed, body(state.batch_stats, first), rest)
-    return gradients, batch_stats, metrics
+    (batch_stats, (gradients, sums)), _ = jax.lax.scan(summed, body(state.batch_stats, first), rest)
+    return gradients, batch_stats, sums
 
 
 def _frozen_statistics(frozen: tuple[str, ...]) -> Callable:

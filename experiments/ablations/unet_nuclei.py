@@ -33,7 +33,7 @@ def get_sweep() -> Sweep:
             "skip": values("model.skip", "concatenate", "none"),
             "up": values("model.up", "transpose", "interpolate"),
             "elastic": values("augmentation.elastic", 0.0, 6.0),
-            "border weight": values("segmentation.border_weight", 5.0, 0.0),
+            "border weight": values("task.border_weight", 5.0, 0.0),
         },
         score="mean_iou",
         measure=scores,

@@ -28,15 +28,21 @@ def make(path: Path, side: int, channels: int) -> None:
 
 def one(workdir: str, folder: str) -> dict:
     """Predicts FOLDER/large.png; memory in MB of 10^6 bytes, beyond what it took to predict the small ones there."""
-    from cnnjax import inference, segmented
+    from cnnjax import inference
 
     run, folder = inference.load(workdir), Path(folder)
+
+    def predict(name: str) -> dict:
+        writer = run.network.task.writer(run.record, run.config, folder / "out", {})
+        ((_, said),) = inference.write_predictions(run, [folder / f"{name}.png"], writer)
+        assert isinstance(said, dict), said
+        return said
+
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for name in ("small", "warm"):  # which compile the network for small tiles and for large
-        list(segmented.predict_files(run, [folder / f"{name}.png"], folder / "out"))
+        predict(name)
     before, started = peak(), time.monotonic()
-    ((_, result),) = segmented.predict_files(run, [folder / "large.png"], folder / "out")
-    assert isinstance(result, dict), result
+    result = predict("large")
     pixels = sum(row["pixels"] for row in result["classes"])
     return dict(
         picture_and_mask_mb=round(pixels * (run.record.image_shape[-1] + 1) / MEGABYTE, 1),

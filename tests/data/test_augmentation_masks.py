@@ -170,24 +170,6 @@ def test_a_picture_alone_is_changed_as_before():
         np.testing.assert_allclose(found[n], wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options, says",
-    [
-        (dict(random_crop=8), "random_crop is for one class a picture"),
-        (dict(random_resized_crop=8), "random_resized_crop is for"),
-        (dict(pad_and_crop=2), "pad_and_crop is for"),
-        (dict(mixup=0.2), "mixup mixes labels of whole pictures"),
-        (dict(cutmix=1.0), "cutmix mixes"),
-        (dict(random_crop=8, views="ten_crop"), "random_crop is for"),
-        (dict(views="ten_crop"), "views=ten_crop is for"),
-    ],
-)
-def test_what_has_no_meaning_for_masks_is_refused(options, says):
-    with pytest.raises(UserError, match=says):
-        augmentation.check_for_masks(Augmentation(**options))
-    augmentation.check_for_masks(Augmentation(flip=True, cutout=4, elastic=3.0))
-
-
 def test_turns_need_squares():
     with pytest.raises(UserError, match="quarter_turns needs square pictures, not 8 x 6"):
         augmentation.output_size(8, 6, Augmentation(quarter_turns=True))

@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cnnjax.config import Data
-from cnnjax.data import digit_pairs, open_dataset, open_scenes
+from cnnjax.data import digit_pairs, open_dataset
 from cnnjax.data.prepare import prepare
 from cnnjax.errors import UserError
 
@@ -96,7 +96,7 @@ def test_places_are_uniform_whatever_the_stride():
 
 
 def test_it_has_a_class_a_picture_and_needs_no_preparation():
-    with pytest.raises(UserError, match="digit_pairs has one class a picture"):
-        open_scenes(Data(name="digit_pairs"))
+    with pytest.raises(UserError, match="digit_pairs has one class an image"):
+        open_dataset(Data(name="digit_pairs"), "mask")
     with pytest.raises(UserError, match="needs no preparation"):
         prepare(Data(name="digit_pairs"))

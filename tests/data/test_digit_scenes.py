@@ -8,13 +8,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cnnjax.config import Data
-from cnnjax.data import digit_scenes, open_dataset, open_scenes
+from cnnjax.data import digit_scenes, open_dataset
 from cnnjax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return open_scenes(Data(name="digit_scenes"))
+    return open_dataset(Data(name="digit_scenes"), "mask")
 
 
 def test_a_scene_is_the_same_for_ever():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.config import Data
-from cnnjax.data import open_scenes
+from cnnjax.data import open_dataset
 from cnnjax.data.source import IGNORED
 from cnnjax.errors import RunError, UserError
 
@@ -53,7 +53,7 @@ def write_pairs(root: Path, count=5, images="images", masks="masks", **options) 
 
 
 def opened(root: Path, **knobs):
-    return open_scenes(Data(name="folder", data_dir=str(root), **knobs))
+    return open_dataset(Data(name="folder", data_dir=str(root), **knobs), "mask")
 
 
 def message(root: Path, **knobs) -> str:
@@ -212,11 +212,14 @@ class TestKinds:
         written = write_pairs(tmp_path / "other", values=(0, 1))
         known = opened(tmp_path / "train").mask_code
         other = Data(name="folder", data_dir=str(tmp_path / "other"))
-        dataset = open_scenes(other, known)
-        assert dataset.class_names == ("0", "1", "2") and open_scenes(other).class_names == ("background", "object")
+        dataset = open_dataset(other, "mask", known)
+        assert dataset.class_names == ("0", "1", "2") and open_dataset(other, "mask").class_names == (
+            "background",
+            "object",
+        )
         np.testing.assert_array_equal(contents(dataset)["1.png"]["mask"], written["1.png"][1])
         write_pairs(tmp_path / "other", values=(0, 0))
-        assert open_scenes(other, known).class_names == ("0", "1", "2")
+        assert open_dataset(other, "mask", known).class_names == ("0", "1", "2")
 
     def test_grey_and_palettes_among_colours(self, tmp_path):
         colours = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 255]], np.uint8)

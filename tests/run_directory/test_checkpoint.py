@@ -56,8 +56,10 @@ def test_of_equal_scores_the_newest_is_best(tmp_path):
 
 
 def test_the_smallest_loss_is_best(tmp_path):
-    write(tmp_path, [(1, 0.9), (2, 0.5), (3, 0.7)], keep=1, best_metric="loss")  # losses are the negatives
-    assert read(tmp_path, "best", best_metric="loss")[0] == 1
+    write(
+        tmp_path, [(1, 0.9), (2, 0.5), (3, 0.7)], keep=1, best_metric="loss", higher_is_better=False
+    )  # losses are the negatives
+    assert read(tmp_path, "best", best_metric="loss", higher_is_better=False)[0] == 1
 
 
 def test_without_a_score_the_last_is_taken_and_nothing_is_nothing(tmp_path):

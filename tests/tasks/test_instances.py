@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cnnjax.tasks import instances
+from cnnjax.tasks.segmentation import instances
 
 RANDOM = np.random.default_rng(0)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from cnnjax.config import Segmentation
-from cnnjax.tasks import segmentation
-from cnnjax.tasks.overlay import overlay, palette
+from cnnjax.tasks.segmentation import loss, whole_images
+from cnnjax.tasks.segmentation.options import Options
+from cnnjax.tasks.segmentation.overlay import overlay, palette
 
 RANDOM = np.random.default_rng(0)
 B, H, W, K = 3, 6, 8, 4
@@ -23,7 +23,7 @@ def example(ignored=0.2, size=(H, W)):
 
 
 def loss_of(options, logits, batch, smoothing=0.0):
-    return np.asarray(segmentation.Task(Segmentation(**options)).loss(jnp.asarray(logits), batch, smoothing))
+    return np.asarray(loss.pixel_loss(Options(**options, label_smoothing=smoothing), jnp.asarray(logits), batch))
 
 
 def by_pixels(logits, mask, weights, term):
@@ -58,6 +58,14 @@ def test_losses_of_pixels(options, smoothing, term):
     np.testing.assert_allclose(loss_of(options, logits, batch, smoothing), wanted, rtol=1e-5)
 
 
+def test_the_loss_is_a_sum_over_examples_and_what_it_is_divided_by():
+    logits, batch = example()
+    batch["weight"] = np.array([1.0, 0.0, 1.0], np.float32)  # one is padding
+    total, normaliser = Options(dice=0.5).build().loss(jnp.asarray(logits), batch)
+    own = loss_of(dict(dice=0.5), logits, batch)
+    assert float(total) == pytest.approx(own[0] + own[2], rel=1e-6) and float(normaliser) == 2
+
+
 def test_dice():
     logits, batch = example()
     p = np.exp(log_softmax(logits.astype(np.float64), -1))
@@ -78,8 +86,8 @@ def test_dice():
 def test_gradients_are_finite_where_the_network_is_sure(options):
     logits, batch = example()
     logits = 300 * logits
-    task = segmentation.Task(Segmentation(**options))
-    gradient = jax.grad(lambda x: task.loss(x, batch).sum())(jnp.asarray(logits))
+    task = Options(**options).build()
+    gradient = jax.grad(lambda x: task.loss(x, batch)[0])(jnp.asarray(logits))
     assert np.isfinite(np.asarray(gradient)).all()
     assert not np.asarray(gradient)[batch["mask"] == 255].any()
 
@@ -89,14 +97,14 @@ def test_smaller_logits_are_of_the_middle():
     middle = {name: array[:, 2:-2, 3:-3] if array.ndim == 3 else array for name, array in batch.items()}
     options = dict(dice=1.0)
     np.testing.assert_array_equal(loss_of(options, logits, batch), loss_of(options, logits, middle))
-    task = segmentation.Task(Segmentation())
+    task = Options().build()
     jax.tree.map(np.testing.assert_array_equal, task.metrics(logits, batch, True), task.metrics(logits, middle, True))
 
 
 def test_sums_and_scores():
     logits, batch = example()
     batch["weight"][1] = 0
-    task = segmentation.Task(Segmentation())
+    task = Options().build()
     sums = jax.tree.map(np.asarray, jax.jit(task.metrics, static_argnums=2)(logits, batch, True))
     counted = (batch["mask"] != 255) & (batch["weight"] > 0)[:, None, None]
     t, q = batch["mask"][counted], logits.argmax(-1)[counted]
@@ -120,7 +128,7 @@ def test_sums_and_scores():
 
 
 def test_a_class_that_does_not_occur_is_left_out_of_the_mean():
-    task = segmentation.Task(Segmentation())
+    task = Options().build()
     sums = dict(count=1.0, pixels=10, loss=1.0, correct=6)
     sums |= dict(true=np.array([6, 4, 0]), predicted=np.array([8, 2, 0]), both=np.array([5, 1, 0]))
     assert task.scores(sums)["mean_iou"] == pytest.approx((5 / 9 + 1 / 5) / 2)
@@ -153,7 +161,7 @@ def test_tiles_become_pictures_again():
         tuple(RANDOM.integers(0, K, shape).astype(dtype) for dtype in (np.uint8, np.uint8, np.uint16))
         for shape in shapes
     ]
-    found = list(segmentation.pictures(outputs_of(pictures)))
+    found = list(whole_images.pictures(outputs_of(pictures)))
     assert len(found) == 4
     for scene, (true, predicted, objects) in zip(found, pictures):
         np.testing.assert_array_equal(scene["true"], true)
@@ -165,7 +173,7 @@ def test_tiles_become_pictures_again():
 def test_smaller_predictions_lie_in_the_middle():
     (true, predicted, objects) = picture = tuple(RANDOM.integers(0, K, (7, 7)).astype(np.uint8) for _ in range(3))
     cropped = [(first, batch, p[:, 1:-1, 1:-1]) for first, batch, p in outputs_of([picture])]
-    (scene,) = segmentation.pictures(cropped)
+    (scene,) = whole_images.pictures(cropped)
     np.testing.assert_array_equal(scene["predicted"], predicted)
 
 
@@ -173,7 +181,7 @@ def test_objects_are_looked_at_where_the_data_have_them():
     true = np.zeros((8, 8), np.uint16)
     true[1:4, 1:4], true[5:8, 5:8] = 1, 2
     mask, predicted = (true > 0).astype(np.uint8), (true == 1).astype(np.uint8)
-    task = segmentation.Task(Segmentation())
+    task = Options().build()
     sums, shown = task.look(outputs_of([(mask, predicted, true), (mask, mask, true)]))
     assert sums["scenes"] == 2 and sums["found"][0] == 3 and sums["missed"][0] == 1 and sums["pictures"] == 2
     assert [(e["true"] != e["predicted"]).sum() for e in shown] == [9, 0]  # the worst first
@@ -181,10 +189,10 @@ def test_objects_are_looked_at_where_the_data_have_them():
         (n, {k: v for k, v in b.items() if k != "instances"}, p) for n, b, p in outputs_of([(mask, predicted, true)])
     ]
     assert set(task.look(without)[0]) == {"scenes"}
-    parts = segmentation.Task(Segmentation(objects="parts")).look(without)[0]
+    parts = Options(objects="parts").build().look(without)[0]
     assert parts["found"][0] == 1 and parts["missed"][0] == 1
     mask[5:8, 5:8], predicted[6, 6] = 255, 1  # a part of the picture that nobody looked at
-    parts = segmentation.Task(Segmentation(objects="parts")).look(outputs_of([(mask, predicted, true)]))[0]
+    parts = Options(objects="parts").build().look(outputs_of([(mask, predicted, true)]))[0]
     assert parts["found"][0] == 1 and parts["missed"][0] == parts["invented"][0] == 0
     figures = task.figures(dict(confusion=np.eye(2)), shown, ("a", "b"))
     assert set(figures) == {"confusion_matrix", "worst_pictures"}
@@ -206,6 +214,6 @@ def test_overlays():
 def test_the_pixel_error_is_shown_of_two_classes(names, shown):
     counts = np.array([6.0, 3.0, 1.0][: len(names)])
     sums = dict(count=1, pixels=10, loss=1.0, correct=9, true=counts, predicted=counts, both=counts)
-    task = segmentation.Task(Segmentation())
+    task = Options().build()
     text = "\n".join(task.summary_lines(task.summary(sums, names)))
     assert ("pixel accuracy 90.00%, pixel error 10.00%" in text) == shown

@@ -12,7 +12,8 @@ from tests.undrawn import no_pictures
 
 def small_config(**changes):
     """On one device by XLA's own operations, which compile soonest; `devices=0`: on all eight."""
-    config = cnnjax.Config(model=cnnjax.model("cnn"), devices=1, kernels="xla")
+    config = cnnjax.new_config(model="cnn")
+    config.devices, config.kernels = 1, "xla"
     config.model.channels, config.model.blocks, config.model.dropout = (8,), 1, 0.2
     config.batch_size, config.log_every, config.steps = 64, 4, 12
     config.schedule.name = "constant"

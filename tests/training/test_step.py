@@ -7,9 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import layers, optimizers
+from cnnjax import layers, optimizers, tasks
 from cnnjax.config import Optimizer, Schedule
-from cnnjax.tasks import classification
 from cnnjax.training.state import create, pack, unpack
 from cnnjax.training.step import train_step_of
 
@@ -42,7 +41,9 @@ def prepared(model, batch, options=Optimizer(momentum=0.0, nesterov=False, learn
     variables = model.init(jax.random.key(0), batch["image"])
     optimizer = optimizers.optimizer(options, schedule, variables["params"])
     state = create(variables, optimizer, seed=0, ema=ema, higher_is_better=True)
-    step = train_step_of(model, classification, lambda key, b, axis_name: b, optimizer, schedule, **kwargs)
+    step = train_step_of(
+        model, tasks.options("classification").build(), lambda key, b, axis_name: b, optimizer, schedule, **kwargs
+    )
     return state, step
 
 
@@ -137,7 +138,7 @@ def test_each_step_has_randomness_of_its_own():
     state, _ = prepared(Linear(), batch)
     step = train_step_of(
         Linear(),
-        classification,
+        tasks.options("classification").build(),
         lambda key, b, axis_name: keys.append(key) or b,
         optax.sgd(0.1),
         lambda step: jnp.float32(0.1),

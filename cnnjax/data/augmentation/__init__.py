@@ -172,20 +172,3 @@ def output_size(height: int, width: int, options: Augmentation) -> tuple[int, in
     if options.quarter_turns and height != width:
         raise UserError(f"config.augmentation.quarter_turns needs square pictures, not {height} x {width} pixels.")
     return height, width
-
-
-def check_for_masks(options: Augmentation) -> None:
-    """Raises UserError for what has no meaning where every pixel has a class."""
-    crops = [name for name in ("random_resized_crop", "random_crop", "pad_and_crop") if getattr(options, name)]
-    if crops:
-        raise UserError(
-            f"config.augmentation.{crops[0]} is for one class a picture: config.segmentation.crop says how large the parts "
-            "are that segmentation is trained on."
-        )
-    for name in ("mixup", "cutmix"):
-        if getattr(options, name):
-            raise UserError(
-                f"config.augmentation.{name} mixes labels of whole pictures: segmentation has none. Set it to 0."
-            )
-    if options.views != "one":
-        raise UserError(f"config.augmentation.views={options.views} is for one class a picture: set it to one.")

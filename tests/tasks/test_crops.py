@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cnnjax.data import mirror, pipeline
-from cnnjax.data.crops import crops
 from cnnjax.data.source import Scenes
+from cnnjax.tasks.segmentation.crops import crops
 
 
 class Numbered:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-IGNORED = 255
+from cnnjax.data.source import IGNORED
 
 
 def palette(classes: int = 256) -> np.ndarray:

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import tiling
 from cnnjax.data import mirror
 from cnnjax.data.source import IGNORED, Scenes
 from cnnjax.errors import UserError
-from cnnjax.tiling import Reach, Tiling
+from cnnjax.tasks.segmentation import tiling
+from cnnjax.tasks.segmentation.tiling import Reach, Tiling
 
 RANDOM = np.random.default_rng(0)
 KERNEL = jnp.asarray(RANDOM.normal(size=(3, 3, 2, 2)), jnp.float32)

@@ -1,41 +1,11 @@
-"""Classification of pictures: one label an example.
-
-Batches hold `label` `[B]` int32 and `weight` `[B]` float32 (0 for padding); after mixup or cutmix also
-`partner_label` `[B]` and `share` `[B]`, the part of the own label in the target. Logits are `[B, K]` float32; a network
-in training may give `dict(logits=[B, K], auxiliary=([B, K], ...))` instead.
-"""
-
-import heapq
-from collections.abc import Iterable
+"""How good predicted labels are: sums over a batch, and the scores, intervals and tables that are made of them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-METRICS = shown = ("loss", "accuracy")
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 2
-AUXILIARY_WEIGHT = 0.3  # of the loss of each auxiliary head (Szegedy et al. 2015, section 5)
-
-
-def loss(outputs: jax.Array | dict, batch: dict, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each example `[B]` in nats, with label smoothing (Szegedy et al. 2016, section 7).
-
-    With a partner (mixup, cutmix) the mean of both labels' losses, weighted by their shares. Auxiliary heads add theirs.
-    """
-    if isinstance(outputs, dict):
-        own, *others = (loss(head, batch, label_smoothing) for head in (outputs["logits"], *outputs["auxiliary"]))
-        return own + AUXILIARY_WEIGHT * sum(others)
-    logits = outputs
-
-    def cross_entropy(label):
-        target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
-        return optax.softmax_cross_entropy(logits, target)
-
-    own = cross_entropy(batch["label"])
-    if "partner_label" not in batch:
-        return own
-    return batch["share"] * own + (1 - batch["share"]) * cross_entropy(batch["partner_label"])
 
 
 def metrics(outputs: jax.Array | dict, batch: dict, detailed: bool = False) -> dict[str, jax.Array]:
@@ -77,19 +47,6 @@ def scores(sums: dict) -> dict[str, float]:
     if "correct_top5" in sums:
         result["accuracy_top5"] = float(sums["correct_top5"]) / count
     return result
-
-
-def predictions(logits: jax.Array) -> jax.Array:
-    """Probabilities `[B, K]`."""
-    return jax.nn.softmax(logits)
-
-
-def merge_views(logits: jax.Array) -> jax.Array:
-    """Logits of several views of each picture `[B, views, K]` -> of the picture `[B, K]`: the mean of the probabilities.
-
-    As in Krizhevsky et al. 2012, section 4.1. The result is the logarithm of that mean.
-    """
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - jnp.log(logits.shape[1])
 
 
 def wilson_interval(right: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -151,41 +108,3 @@ def summary_lines(summary: dict, most: int = 20) -> list[str]:
             f"{row['name']:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['examples']:8d}"
         )
     return lines
-
-
-def look(outputs: Iterable[tuple[int, dict, np.ndarray]], worst: int = 24) -> tuple[dict, list[dict]]:
-    """No further sums, and the wrongly classified examples to whose label the least probability was given, worst first.
-
-    Each is a dict of `index` (place in the split), `image` `[H, W, C]` in [0, 1], `label`, `predicted`, `confidence`.
-    """
-    mistakes: list[tuple[float, int, dict]] = []
-    for first, batch, probabilities in outputs:
-        predicted = probabilities.argmax(-1)
-        for row in np.flatnonzero((predicted != batch["label"]) & (batch["weight"] > 0)):
-            label, index = int(batch["label"][row]), first + int(row)
-            entry = (-float(probabilities[row, label]), -index)
-            if len(mistakes) < worst or entry > mistakes[0][:2]:
-                image = batch["image"][row]
-                scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-                example = dict(
-                    index=index,
-                    image=image.astype(np.float32) / scale,
-                    label=label,
-                    predicted=int(predicted[row]),
-                    confidence=float(probabilities[row].max()),
-                )
-                (heapq.heappushpop if len(mistakes) == worst else heapq.heappush)(mistakes, (*entry, example))
-    return {}, [example for _, _, example in sorted(mistakes, key=lambda m: m[:2], reverse=True)]
-
-
-def figures(sums: dict, mistakes: list[dict], class_names: tuple[str, ...]) -> dict:
-    """Pictures of the result, by name: the confusion matrix and the worst mistakes."""
-    import matplotlib  # which loads slowly
-
-    from cnnjax.tasks import figures as draw
-
-    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be called $5
-        return dict(
-            confusion_matrix=draw.confusion_matrix(sums["confusion"], class_names),
-            worst_mistakes=draw.worst_mistakes(mistakes, class_names),
-        )

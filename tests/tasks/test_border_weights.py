@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cnnjax.data import border_weights as bw
 from cnnjax.data import pipeline
 from cnnjax.data.source import IGNORED, Scenes
+from cnnjax.tasks.segmentation import border_weights as bw
 
 RANDOM = np.random.default_rng(1)
 

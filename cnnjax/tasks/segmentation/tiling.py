@@ -97,7 +97,7 @@ def tiling_for(reach: Reach, largest: int, most: int, margin: int = -1, first: i
     tile = fitting(max(thrown + stride, min(needed, most - stride + 1)))
     if tile > most:
         raise UserError(
-            f"config.segmentation.tile={most} is too small: with margins of {before} pixels on each side this network "
+            f"config.task.tile={most} is too small: with margins of {before} pixels on each side this network "
             f"needs at least {fitting(thrown + stride)}."
         )
     kept = (tile - thrown) // stride * stride
