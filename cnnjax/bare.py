@@ -4,20 +4,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import models
+from cnnjax import experiment, models
 from cnnjax.config import Config
-from cnnjax.data import open_dataset
 from cnnjax.errors import UserError
 
 LARGEST = 2**31 - 1  # along one axis
 
 
-def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[nn.Module, tuple[int, ...]]:
+def network_alone(
+    config: Config, shape: str = "", classes: str = "", has_data: bool = True
+) -> tuple[nn.Module, tuple[int, ...]]:
     """The model of a configuration and the shape `(*spatial, C)` of its input, without weights.
 
     Args:
       shape: '227,227,3'; empty: as augmentation leaves the data's pictures, and of a model without data as published.
       classes: how many; empty: as the data have it, and of a model without data 1000.
+
+      has_data: whether the configuration is of an experiment, and not of a network by its name.
 
     Raises:
       UserError: either is no such number.
@@ -31,8 +34,8 @@ def network_alone(config: Config, shape: str = "", classes: str = "") -> tuple[n
             "height,width,channels" if len(published) == 3 else "lengths,channels",
         )
         raise UserError(f"--input={shape} must be {form} for {name}: {','.join(map(str, published))} as published.")
-    if not (sizes and count) and config.data.name:
-        dataset = open_dataset(config.data, config.task.target)
+    if not (sizes and count) and has_data:
+        dataset = experiment.open_data(config)
         sizes = sizes or config.task.build().input_shape(dataset.image_shape, config)
         count = count or len(dataset.class_names)
     model = config.model.build(count or 1000, jnp.dtype(config.dtype), config.remat)

@@ -30,25 +30,28 @@ def config_of_run(flags: dict):
 
 def config_of_model(flags: dict):
     """The configuration of a network alone."""
-    from cnnjax import models, tasks
-    from cnnjax.config import Config, Data
+    from cnnjax import experiment
 
     if not flags.get("model"):
         raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
-    return Config(model=models.options(flags["model"]), task=tasks.options("classification"), data=Data(name=""))
+    return experiment.new_config(model=flags["model"])
 
 
 def only_changes(line, names: tuple[str, ...]) -> None:
-    """After training only machine knobs, and those of the given names, can still be changed."""
-    from cnnjax import knobs
+    """After training only machine knobs, and those of the given names, can still be changed; `source`: all of it."""
+    from cnnjax import experiment, knobs
 
     if not line.flags["workdir"]:
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
     if line.experiment:
         raise UserError("--config is for training; the run in --workdir has its own.")
-    for knob in knobs.walk(line.config):
-        if knob.name in line.overrides and knob.kind == knobs.IDENTITY and knob.name not in names:
-            raise UserError(f"config.{knob.name} belongs to the trained run and cannot be changed now.")
+    free = lambda name: name in names or name.partition(".")[0] in names
+    kinds = {choice: knobs.IDENTITY for choice in experiment.CHOICES} | {
+        k.name: k.kind for k in knobs.walk(line.config)
+    }
+    for name in line.overrides:
+        if kinds[name] == knobs.IDENTITY and not free(name):
+            raise UserError(f"config.{name} belongs to the trained run and cannot be changed now.")
 
 
 def kernels(line) -> str:

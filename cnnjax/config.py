@@ -1,8 +1,8 @@
-"""Every knob of a run that is not one architecture's or one task's own: its type, unit, range and default. One page to read.
+"""Every knob that all runs have: its type, unit, range and default. One page to read.
 
 Knobs of kind MACHINE say where and how a run is carried out; they may change when a run is resumed. All others are its
-identity. An architecture's own knobs stand in its file under `cnnjax/models/` and are held by `Config.model`; a task's in
-its `options.py` under `cnnjax/tasks/`, held by `Config.task`.
+identity. What only one model, task, kind of input or source of examples needs stands in its own options, which `Config`
+holds beside these.
 """
 
 import dataclasses
@@ -15,14 +15,8 @@ section = dataclasses.dataclass(slots=True)  # slots: a misspelt assignment in a
 
 @section
 class Data:
-    """Which pictures a network learns from."""
+    """Which examples a run learns from and is scored on, and where they are kept, whatever their source."""
 
-    name: str = knob("digits", "data set: digits, digit_pairs, folder, or any image-classification set of tfds")
-    data_dir: str = knob(
-        "",
-        "where the pictures of `folder`, or prepared sets of tfds, lie; empty, for tfds: $CNNJAX_DATA_DIR, else the cache",
-        kind=MACHINE,
-    )
     train: str = knob("train", "split to learn from, as tfds writes splits: train, train[:90%]")
     validation: str = knob(
         "", "split for best checkpoint, plateau and tuning; empty: the set's own, else cut from train"
@@ -31,42 +25,9 @@ class Data:
         0.1, "part of train cut off where there is no validation split; 0: no validation", low=0, below=1
     )
     test: str = knob("test", "split that is scored once, at the end; empty: none")
-    test_fraction: float = knob(
-        0.2, "part cut off for test where a folder of pictures has no train/ and test/", above=0, below=1
-    )
-    image_size: int = knob(
-        0, "pixels: pictures are brought to this square; 0: as stored, or 128 where sizes are mixed", low=0
-    )
-    channels: int = knob(0, "1 grey, 3 colour; 0: as stored", low=0, high=3)
-    resize: str = knob(
-        "crop",
-        "other shapes: scale the short side and crop the centre, stretch, or pad with black",
-        choices=("crop", "stretch", "pad"),
-    )
-    normalization: str = knob(
-        "dataset",
-        "per channel by the mean and deviation of train, to [-1, 1] (unit), less that mean in 0..255 (mean), or none",
-        choices=("dataset", "unit", "mean", "none"),
-    )
-    skip_bad_files: bool = knob(False, "leave out pictures that cannot be read, instead of refusing to train")
-    masks: str = knob(
-        "",
-        "of pairs: the folder of masks; empty: DIR/masks beside DIR/images, or NAME_mask.png beside NAME",
-        kind=MACHINE,
-    )
-    mask_kind: str = knob(
-        "auto",
-        "what a mask's pixels are: class numbers, 0 and 255, a palette's or the legend's colours, numbers of objects (0: none)",
-        choices=("auto", "index", "binary", "palette", "colour", "instances"),
-    )
-    legend: str = knob("", 'of pairs: a JSON file {"class name": number or [red, green, blue], ...}', kind=MACHINE)
-    ignore: int = knob(-1, "mask value of pixels that do not count; -1: none", low=-1, high=65535)
-    test_files: str = knob(
-        "", "of pairs: patterns of the pictures' names that are test, commas between (9*,b?.png); empty: test_fraction"
-    )
     placement: str = knob(
         "auto",
-        "where pictures live: train on the device, all in host memory, or streamed from disk",
+        "where examples live: train on the device, all in host memory, or streamed from disk",
         choices=("auto", "device", "host", "stream"),
         kind=MACHINE,
     )
@@ -75,52 +36,6 @@ class Data:
     )
     workers: int = knob(
         0, "Grain processes that read a streamed split; 0: threads of this process", low=0, kind=MACHINE
-    )
-
-
-@section
-class Augmentation:
-    """Random changes of the training pictures, on the device, each off by default. Listed in the order they are applied."""
-
-    random_resized_crop: int = knob(0, "pixels: a random part of the picture, scaled to this square", low=0)
-    crop_area: float = knob(0.08, "smallest part of the area that random_resized_crop takes", above=0, high=1)
-    crop_aspect: float = knob(4 / 3, "largest aspect ratio (and its inverse) of that part", low=1)
-    random_crop: int = knob(
-        0, "pixels: a square of this side at a random place; the centre in evaluation (AlexNet: 224 of 256)", low=0
-    )
-    pad_and_crop: int = knob(
-        0, "pixels: pad by this much on each side with zeros, crop at random to the old size", low=0
-    )
-    flip: bool = knob(False, "reflect left and right with probability 1/2")
-    rotation: float = knob(0.0, "degrees: turn by up to this much either way", low=0, high=180)
-    scale: float = knob(0.0, "enlarge or shrink by a factor of up to 1 +- this", low=0, below=1)
-    shear: float = knob(0.0, "degrees: shear by up to this much either way", low=0, below=90)
-    shift: float = knob(0.0, "fraction of the side: move by up to this much in each direction", low=0, high=1)
-    brightness: float = knob(0.0, "multiply by a factor in 1 +- this", low=0, high=1)
-    contrast: float = knob(0.0, "stretch about the picture's mean grey by a factor in 1 +- this", low=0, high=1)
-    saturation: float = knob(0.0, "blend with the grey picture by a factor in 1 +- this (colour only)", low=0, high=1)
-    hue: float = knob(
-        0.0, "turn the hue by up to this fraction of the circle either way (colour only)", low=0, high=0.5
-    )
-    pca_noise: float = knob(
-        0.0, "deviation of AlexNet's noise along the colours' principal components; the paper: 0.1", low=0
-    )
-    views: str = knob(
-        "one",
-        "what evaluation sees: the middle of the picture, or ten crops of it (with random_crop) whose probabilities are averaged",
-        choices=("one", "ten_crop"),
-    )
-    flip_vertical: bool = knob(False, "reflect above and below with probability 1/2")
-    quarter_turns: bool = knob(False, "turn by 0, 90, 180 or 270 degrees")
-    elastic: float = knob(
-        0.0, "pixels: deviation of random displacements on a coarse grid, smoothly interpolated (U-Net: 10)", low=0
-    )
-    elastic_grid: int = knob(3, "points a side of that grid", low=2)
-    noise: float = knob(0.0, "deviation of noise added to each value, which lie in 0..1", low=0)
-    cutout: int = knob(0, "pixels: a square of this side at a random place is set to zero", low=0)
-    mixup: float = knob(0.0, "alpha of Beta(alpha, alpha): blend with another picture of the batch; 0: off", low=0)
-    cutmix: float = knob(
-        0.0, "alpha of Beta(alpha, alpha): paste a part of another picture; with mixup, one of the two at random", low=0
     )
 
 
@@ -175,15 +90,17 @@ class Checkpoint:
 
 @section
 class Config:
-    """A whole run. `model` and `task` hold options dataclasses, chosen by name: see `cnnjax/models` and `cnnjax/tasks`.
+    """A whole run. `model`, `task`, `input` and `source` hold options dataclasses, chosen by name from the tables in
+    `cnnjax/models`, `cnnjax/tasks`, `cnnjax/inputs` and `cnnjax/data/sources`.
 
     `cnnjax.experiment.new_config` makes one by these names.
     """
 
     model: Any = None
     task: Any = None
+    input: Any = None
+    source: Any = None
     data: Data = dataclasses.field(default_factory=Data)
-    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
@@ -211,7 +128,9 @@ class Config:
         choices=("default", "high", "highest"),
     )
     remat: bool = knob(False, "recompute activations in the backward pass, to save memory")
-    init_from: str = knob("", "run directory whose best parameters to start from; a head of another size starts fresh")
+    init_from: str = knob(
+        "", "run directory whose best parameters to start from; a head of another size starts fresh", path=True
+    )
     devices: int = knob(0, "how many devices to use; 0: all", low=0, kind=MACHINE)
     fsdp: int = knob(
         1,

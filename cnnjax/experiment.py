@@ -4,6 +4,7 @@ Training, evaluation and prediction all start here.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import knobs, migration, models, optimizers, parallel, processes, tasks
+from cnnjax import inputs, knobs, migration, models, optimizers, parallel, processes, tasks
 from cnnjax.config import Config
-from cnnjax.data import augmentation, open_dataset, pipeline
+from cnnjax.data import pipeline, sources
 from cnnjax.data.order import validation_cut
-from cnnjax.data.source import Dataset, Scenes, Split, Statistics, subset
+from cnnjax.data.source import Dataset, Scenes, Split, subset
 from cnnjax.errors import UserError
+from cnnjax.inputs.images.statistics import Statistics
 from cnnjax.run_directory.records import DatasetRecord, record_of
 
-DEFAULT_TASK = "classification"
+CHOICES = dict(
+    model=models, task=tasks, input=inputs, source=sources
+)  # fields of Config that hold options, and their tables
+DEFAULTS = dict(task="classification", input="images", source="digits")
 LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
 
@@ -67,13 +72,7 @@ def check(config: Config) -> None:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate}."
         )
-    crops = [n for n in ("random_crop", "random_resized_crop") if getattr(config.augmentation, n)]
-    if len(crops) > 1:
-        raise UserError(
-            "config.augmentation.random_crop and random_resized_crop exclude each other: set one of them to 0."
-        )
-    if config.augmentation.views == "ten_crop" and not config.augmentation.random_crop:
-        raise UserError("config.augmentation.views=ten_crop takes crops as large as random_crop: set that too.")
+    config.input.check()
     if config.compile_with == "pmap":
         for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
             if on:
@@ -85,20 +84,18 @@ def check(config: Config) -> None:
             f"config.checkpoint.best_metric={best} is no score of {config.task.name}: take {' or '.join(scores)}."
         )
     config.task.check(config)
-    if config.data.channels == 2:
-        raise UserError("config.data.channels must be 0 (as stored), 1 or 3, not 2.")
 
 
 def check_fields(config: Config) -> None:
-    """Holds every knob against its type and range, each by itself; a configuration without a task classifies.
+    """Holds every knob against its type and range, each by itself. Choices that were not made are those of DEFAULTS.
 
     Raises:
       UserError: naming the knob.
     """
-    models.name_of(config.model)
-    if config.task is None:
-        config.task = tasks.options(DEFAULT_TASK)
-    tasks.name_of(config.task)
+    for choice, table in CHOICES.items():
+        if getattr(config, choice) is None and choice in DEFAULTS:
+            setattr(config, choice, table.options(DEFAULTS[choice]))
+        table.name_of(getattr(config, choice))
     knobs.check(config)
 
 
@@ -123,14 +120,14 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     parallel.check_divisible(
         layout, eval_batch_size(config), "eval_batch_size" if config.eval_batch_size else "batch_size"
     )
-    dataset = open_dataset(config.data, config.task.target)
+    dataset = open_data(config)
     processes.require_same(f"data ({dataset.name})", dataset.fingerprint)
     train, validation, test = (split and placed(split, dataset, config) for split in splits(dataset, config))
     sizes = {name: split.size for name, split in dict(train=train, validation=validation, test=test).items() if split}
     fingerprints = (dataset.fingerprint, *dataset.former_fingerprints)
     same_data = known and known.fingerprint in fingerprints and known.split_sizes == sizes
     same_data = same_data and known.image_shape == tuple(dataset.image_shape)
-    record = record_of(dataset, known.statistics if same_data else _statistics(train), sizes)
+    record = record_of(dataset, known.statistics if same_data else _statistics(config, train), sizes)
     network = build_network(config, record)
     train, validation, test = network.task.examples(network, config, train, validation, test)
     steps_per_epoch = train.size / config.batch_size
@@ -157,7 +154,7 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
         validation=validation,
         test=test,
         layout=layout,
-        augment=_augment(config, record.statistics),
+        augment=functools.partial(_augment, config.input.build(), record.statistics),
         optimizer=optimizers.optimizer(config.optimizer, schedule, shapes["params"]),
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
@@ -166,9 +163,16 @@ def build(config: Config, known: DatasetRecord | None = None) -> Experiment:
     )
 
 
-def _statistics(train: Split | Scenes) -> Statistics:
-    """Of the training pictures, as process 0 finds them: on another machine the last bits may differ."""
-    found = processes.by_main(lambda: [value.tolist() for value in pipeline.statistics(train)])
+def open_data(config: Config, known: DatasetRecord | None = None) -> Dataset:
+    """The data set of a configuration, with the targets that its task learns. `known`: of a trained network, whose classes
+    the data are to have."""
+    code = known.mask_code if known else None
+    return sources.open_dataset(config.source, config.input, config.task.target, code)
+
+
+def _statistics(config: Config, train: Split | Scenes) -> Statistics:
+    """Of the training examples, as process 0 finds them: on another machine the last bits may differ."""
+    found = processes.by_main(lambda: [value.tolist() for value in config.input.build().statistics(train)])
     return Statistics(*(np.asarray(value, np.float32) for value in found))
 
 
@@ -180,7 +184,8 @@ def build_network(config: Config, record: DatasetRecord) -> Network:
     """The model for a data set. Raises UserError where the model cannot take its pictures."""
     task = config.task.build()
     model = config.model.build(len(record.class_names), jnp.dtype(config.dtype), config.remat)
-    network = Network(model, task, _view(config, record.statistics), task.input_shape(record.image_shape, config))
+    view = functools.partial(config.input.build().view, statistics=record.statistics)
+    network = Network(model, task, view, task.input_shape(record.image_shape, config))
     variables = jax.eval_shape(lambda: initial_variables(network, 0))
     outputs = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
     task.check_outputs(outputs, record.class_names, models.name_of(config.model))
@@ -221,45 +226,17 @@ def placed(split: Split | Scenes, dataset: Dataset, config: Config) -> Split | S
     return pipeline.in_memory(split)
 
 
-def normalize(image: jax.Array, statistics: Statistics, how: str) -> jax.Array:
-    """`[..., H, W, C]` in [0, 1] -> centred and scaled per channel.
-
-    By the statistics ('dataset'), to [-1, 1] ('unit'), to 0..255 less the mean ('mean', the scale that AlexNet's and
-    VGG's learning rates assume), or not at all ('none').
-    """
-    if how == "none":
-        return image
-    half = np.full(1, 0.5, np.float32)
-    mean, std = dict(
-        dataset=(statistics.mean, statistics.std),
-        unit=(half, half),
-        mean=(statistics.mean, np.full(1, 1 / 255, np.float32)),
-    )[how]
-    shape = (1,) * (image.ndim - 1) + (-1,)
-    return (image - jnp.reshape(mean, shape)) / jnp.reshape(std, shape)
-
-
-def _augment(config: Config, statistics: Statistics) -> Callable:
-    def augment(key: jax.Array, batch: dict, axis_name: str | None = None) -> dict:
-        batch = augmentation.augment(key, batch, config.augmentation, statistics, axis_name)
-        return batch | dict(image=normalize(batch["image"], statistics, config.data.normalization))
-
-    return augment
-
-
-def _view(config: Config, statistics: Statistics) -> Callable:
-    def view(batch: dict) -> dict:
-        image = augmentation.evaluation_view(batch["image"], config.augmentation)
-        return batch | dict(image=normalize(image, statistics, config.data.normalization))
-
-    return view
+def _augment(kind, statistics, key: jax.Array, batch: dict, axis_name: str | None = None) -> dict:
+    return kind.augment(key, batch, statistics, axis_name)
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """All knobs as JSON values; the model's stand beside its name."""
-    values = knobs.to_dict(dataclasses.replace(config, task=config.task or tasks.options(DEFAULT_TASK)))
-    values["model"] = dict(name=models.name_of(config.model)) | values["model"]
-    return dict(format=migration.FORMAT) | values
+    chosen = {c: getattr(config, c) or table.options(DEFAULTS[c]) for c, table in CHOICES.items()}
+    values = knobs.to_dict(dataclasses.replace(config, **chosen))
+    named = {c: dict(name=table.name_of(chosen[c])) | values[c] for c, table in CHOICES.items()}
+    named["model"]["name"] = models.name_of(config.model)
+    return dict(format=migration.FORMAT) | values | named
 
 
 def from_json(values: dict[str, Any]) -> Config:
@@ -269,19 +246,26 @@ def from_json(values: dict[str, Any]) -> Config:
       UserError: it is damaged, or of a later version, or has knobs that this version does not know.
     """
     values = migration.current(values)
-    for choice in ("model", "task"):
+    for choice in CHOICES:
         if not isinstance(values.get(choice), dict) or not isinstance(values[choice].get("name"), str):
             raise UserError(f"config.json is damaged: it names no {choice}.")
-    config = new_config(values["model"]["name"], values["task"]["name"])
-    for choice in ("model", "task"):
+    config = new_config(**{choice: values[choice]["name"] for choice in CHOICES})
+    for choice in CHOICES:
         knobs.update(getattr(config, choice), {n: v for n, v in values[choice].items() if n != "name"})
-    knobs.update(config, {n: v for n, v in values.items() if n not in ("model", "task", "format")})
+    knobs.update(config, {n: v for n, v in values.items() if n != "format" and n not in CHOICES})
     return config
 
 
-def new_config(model: str = "cnn", task: str = DEFAULT_TASK) -> Config:
-    """A configuration with fresh options of a model and a task, by their names. Raises UserError for unknown ones."""
-    return Config(model=models.options(model), task=tasks.options(task))
+def new_config(
+    model: str = "cnn", task: str = DEFAULTS["task"], input: str = DEFAULTS["input"], source: str = DEFAULTS["source"]
+) -> Config:
+    """A configuration with fresh options of a model, a task, a kind of input and a source, by their names.
+
+    Raises:
+      UserError: an unknown name; the message has the nearest.
+    """
+    named = dict(model=model, task=task, input=input, source=source)
+    return Config(**{choice: CHOICES[choice].options(name) for choice, name in named.items()})
 
 
 def steps_between(time: float, steps_per_unit: float) -> int:
@@ -297,7 +281,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], kind: str) -> list[tup
     first, second = from_json(old), from_json(new)
     before, after = ({k.name: k for k in knobs.walk(config)} for config in (first, second))
     pairs = [(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
-    for choice in ("model", "task"):
+    for choice in CHOICES:
         names = before_name, after_name = getattr(first, choice).name, getattr(second, choice).name
         if before_name != after_name:
             return [(choice, *names)] if kind == knobs.IDENTITY else []

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from cnnjax import evaluation, experiment, parallel
-from cnnjax.config import Config, Data
-from cnnjax.data import open_dataset, pictures
+from cnnjax.config import Config
+from cnnjax.data import pictures
 from cnnjax.data.source import Dataset, Scenes, Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
@@ -94,7 +94,7 @@ def predict_files(
         block, images = paths[start : start + task.files_at_once], []
         for path in block:
             try:
-                images.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.data.resize))
+                images.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.input.resize))
             except pictures.BadPicture as error:
                 images.append(str(error))
         predictions = iter(task.predicted(predict, [image for image in images if not isinstance(image, str)]))
@@ -125,8 +125,8 @@ def write_predictions(
         writer.close(rows)
 
 
-def dataset_for(run: Run, data: Data) -> Dataset:
-    """A data set brought to the shape that a run was trained on; its labels must mean the same classes.
+def dataset_for(run: Run, config: Config) -> Dataset:
+    """The data set of a configuration, brought to the shape that a run was trained on; its labels must mean the same classes.
 
     Masks are read as the run's were, where nothing else is said of them.
 
@@ -134,10 +134,11 @@ def dataset_for(run: Run, data: Data) -> Dataset:
       UserError: other classes, or another kind of pixels.
     """
     height, width, channels = run.record.image_shape
-    shape = dict(channels=channels if channels in (1, 3) else 0, image_size=height if height == width else 0)
-    data = dataclasses.replace(data, **shape)
-    same = all(getattr(data, name) == getattr(run.config.data, name) for name in ("mask_kind", "legend", "ignore"))
-    dataset = open_dataset(data, run.config.task.target, run.record.mask_code if same else None)
+    shape = dict(channels=channels if channels in (1, 3) else 0, size=height if height == width else 0)
+    config = dataclasses.replace(config, input=dataclasses.replace(config.input, **shape))
+    masks = lambda source: [getattr(source, name, None) for name in ("mask_kind", "legend", "ignore")]
+    same = masks(config.source) == masks(run.config.source)
+    dataset = experiment.open_data(config, run.record if same else None)
     if dataset.class_names != run.record.class_names:
         raise UserError(
             f"{dataset.name} has other classes than the run: {_few(dataset.class_names)} instead of {_few(run.record.class_names)}."

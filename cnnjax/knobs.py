@@ -11,6 +11,7 @@ import functools
 import math
 import typing
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from cnnjax.errors import UserError
@@ -32,11 +33,15 @@ class Knob(typing.NamedTuple):
     below: float | None
     choices: tuple[str, ...] | None
     kind: str
+    path: bool  # text that names a file or folder
 
 
-def knob(default, help: str, *, low=None, above=None, high=None, below=None, choices=None, kind=IDENTITY):
-    """A dataclass field with its help and the values it may take: low <= value <= high, above < value < below."""
-    rules = dict(help=help, low=low, above=above, high=high, below=below, choices=choices, kind=kind)
+def knob(default, help: str, *, low=None, above=None, high=None, below=None, choices=None, kind=IDENTITY, path=False):
+    """A dataclass field with its help and the values it may take: low <= value <= high, above < value < below.
+
+    `path`: it names a file or folder, which is recorded from the root on.
+    """
+    rules = dict(help=help, low=low, above=above, high=high, below=below, choices=choices, kind=kind, path=path)
     return dataclasses.field(default=default, metadata=rules)
 
 
@@ -144,6 +149,13 @@ def assign(config, name: str, value) -> None:
     if leaf not in [field.name for field in fields if field.metadata]:
         raise UserError(f"There is no config.{name}.{nearest(name, [knob.name for knob in walk(config)])}")
     setattr(holder, leaf, value)
+
+
+def make_paths_absolute(config) -> None:
+    """Files and folders from the root on (in place): what is recorded is read again from elsewhere."""
+    for knob in list(walk(config)):
+        if knob.path and isinstance(knob.value, str) and knob.value:
+            assign(config, knob.name, str(Path(knob.value).expanduser().absolute()))
 
 
 def to_dict(config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from cnnjax import experiment, knobs, migration, models, tasks
+from cnnjax import experiment, knobs, migration, models
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
@@ -63,7 +63,7 @@ def parse(
     try:
         rest = values([sys.argv[0], *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        if new := migration.RENAMED.get(error.flagname.removeprefix("config.")):
+        if new := migration.new_name(error.flagname.removeprefix("config.")):
             raise UserError(_moved(error.flagname, new, config)) from None
         known = [k for k in values if k not in ("model",)]
         raise UserError(f"There is no flag --{error.flagname}.{nearest(error.flagname, known)}") from None
@@ -76,30 +76,34 @@ def parse(
     for knob_name, value in overrides.items():
         knobs.assign(config, knob_name, value)
     if config is not None:
+        knobs.make_paths_absolute(config)
         experiment.check(config)
+        overrides |= {c: given[f"config.{c}"] for c in experiment.CHOICES if f"config.{c}" in given}
     given_flags = {flag.name: values[flag.name].value for flag in verb_flags} | dict(config=values["config"].value)
     return CommandLine(config, overrides, given_flags, rest, name)
 
 
-CHOICES = dict(model=(models.options, models.name_of), task=(tasks.options, tasks.name_of))
-
-
 def _choose(config: Config, given: dict[str, str]) -> None:
     """Puts the options that were asked for by name into a configuration. Those of a name that it has keep their values."""
-    for choice, (options, name_of) in CHOICES.items():
+    for choice, table in experiment.CHOICES.items():
         name = given.get(f"config.{choice}")
         held = getattr(config, choice)
-        if name is not None and (held is None or name_of(held) != name):
-            setattr(config, choice, options(name))
+        if name is not None and (held is None or table.name_of(held) != name):
+            setattr(config, choice, table.options(name))
             if choice == "task" and config.checkpoint.best_metric not in config.task.scores:
                 config.checkpoint.best_metric = ""  # a score of the task that it no longer is
 
 
 def _moved(flag: str, new: str, config: Config | None) -> str:
     """What a flag of an earlier version is answered with."""
+    if new == "source":
+        return (
+            f"--{flag} is --config.source=NAME since version 0.2; a set of tensorflow-datasets is --config.source=tfds "
+            "--config.source.set=NAME."
+        )
     choice, _, field = new.partition(".")
     held = getattr(config, choice, None)
-    if field and held is not None and not hasattr(held, field):
+    if field and held is not None and not hasattr(held, field.partition(".")[0]):
         return f"--{flag} is --config.{new} since version 0.2, and {held.name} has no such field."
     return f"--{flag} is --config.{new} since version 0.2."
 
@@ -164,7 +168,7 @@ class _KnobFlag(flags.Flag):
 
 def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) -> None:
     flags.DEFINE_string("config", None, "the experiment: FILE.py or FILE.py:NAME", flag_values=values)
-    for choice in CHOICES:
+    for choice in experiment.CHOICES:
         flags.DEFINE_string(f"config.{choice}", None, f"the {choice}, by name", flag_values=values)
     for flag in verb_flags:
         if flag.choices == ("true", "false"):

@@ -8,11 +8,29 @@ from typing import Any
 from cnnjax.errors import UserError
 
 FORMAT = 2
-TASK_FIELDS = ("crop", "tile", "margin", "seams", "cross_entropy", "dice", "focal", "focal_gamma", "class_weights",
-               "border_weight", "border_width", "objects", "smallest_object")  # fmt: skip
+EMBEDDED = ("digits", "digit_pairs", "digit_scenes")  # sets that 0.1 knew by `data.name`, as sources are now
+OF_TASK = ("crop", "tile", "margin", "seams", "cross_entropy", "dice", "focal", "focal_gamma", "class_weights",
+           "border_weight", "border_width", "objects", "smallest_object")  # fmt: skip
+OF_INPUT = dict(image_size="size", channels="channels", resize="resize", normalization="normalization")
+OF_SOURCE = dict(data_dir="dir", masks="masks", mask_kind="mask_kind", legend="legend", ignore="ignore",
+                 test_files="test_files", test_fraction="test_fraction", skip_bad_files="skip_bad_files")  # fmt: skip
+HAS = dict(  # which of these a source has
+    class_folder=("data_dir", "test_fraction", "skip_bad_files"),
+    mask_folder=tuple(OF_SOURCE),
+    tfds=("data_dir", "mask_kind", "legend", "ignore"),
+)
 # What a field of 0.1 is called now. A flag with an old name is answered with its new one.
-RENAMED = {f"segmentation.{name}": f"task.{name}" for name in TASK_FIELDS}
-RENAMED |= {"label_smoothing": "task.label_smoothing"}
+RENAMED = {f"segmentation.{name}": f"task.{name}" for name in OF_TASK}
+RENAMED |= {"label_smoothing": "task.label_smoothing", "data.name": "source"}
+RENAMED |= {f"data.{old}": f"input.{new}" for old, new in OF_INPUT.items()}
+RENAMED |= {f"data.{old}": f"source.{new}" for old, new in OF_SOURCE.items()}
+
+
+def new_name(old: str) -> str | None:
+    """What a field of 0.1 is called now; None for a name that it did not have, or that has stayed."""
+    if old.startswith("augmentation."):
+        return f"input.{old}"
+    return RENAMED.get(old)
 
 
 def current(values: Any) -> dict[str, Any]:
@@ -25,7 +43,10 @@ def current(values: Any) -> dict[str, Any]:
         raise UserError("config.json is damaged: it holds no configuration.")
     number = values.get("format", 1)
     if number == 1:
-        return _from_format_1(values)
+        try:
+            return _from_format_1(values)
+        except (AttributeError, TypeError, KeyError) as error:
+            raise UserError(f"config.json is damaged: {error!r}.") from None
     if number != FORMAT:
         raise UserError(
             f"config.json is of format {number}: this version of cnnjax reads up to {FORMAT}. Take a newer one."
@@ -34,11 +55,27 @@ def current(values: Any) -> dict[str, Any]:
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """`task` was a name; what only one task needs stood beside it."""
+    """`task` and `data.name` were names; what only one task, input or source needs stood beside them."""
     values = dict(values)
-    name = values.pop("task", "classification")
+    name, data = values.pop("task", "classification"), dict(values.pop("data", {}))
     of_segmentation, smoothing = values.pop("segmentation", {}), values.pop("label_smoothing", 0.0)
-    if not isinstance(of_segmentation, dict):
-        raise UserError("config.json is damaged: its segmentation is no section.")
     own = of_segmentation if name == "segmentation" else {}
-    return values | dict(format=FORMAT, task=dict(name=name, label_smoothing=smoothing) | own)
+    of_input = {new: data.pop(old) for old, new in OF_INPUT.items() if old in data}
+    augmentation = values.pop("augmentation", {})
+    of_source = {old: data.pop(old) for old in OF_SOURCE if old in data}
+    return values | dict(
+        format=FORMAT,
+        task=dict(name=name, label_smoothing=smoothing) | own,
+        input=dict(name="images", augmentation=augmentation) | of_input,
+        source=_source(data.pop("name", "digits"), name, of_source),
+        data=data,
+    )
+
+
+def _source(name: str, task: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The options of the source that `data.name` stood for."""
+    if name in EMBEDDED:
+        return dict(name=name)
+    folder = "mask_folder" if task == "segmentation" else "class_folder"
+    chosen = dict(name=folder) if name == "folder" else dict(name="tfds", set=name)
+    return chosen | {OF_SOURCE[old]: value for old, value in fields.items() if old in HAS[chosen["name"]]}

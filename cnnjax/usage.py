@@ -31,17 +31,22 @@ def general_help(verbs: dict[str, Verb]) -> str:
 
 def verb_help(name: str, verb: Verb, flags: tuple[Flag, ...]) -> str:
     """The flags of a verb and every knob, with type, range and default; those of a family of models once."""
-    from cnnjax import models, tasks
+    from cnnjax import inputs, models, tasks
     from cnnjax.config import Config
+    from cnnjax.data import sources
 
     lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
     lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
     lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in flags]
     lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}"]
-    lines += [f"--config.task=NAME chooses the task: {', '.join(tasks.TASKS)}", ""]
+    lines += [f"--config.task=NAME chooses the task: {', '.join(tasks.TASKS)}"]
+    lines += [f"--config.input=NAME chooses the kind of input: {', '.join(inputs.INPUTS)}"]
+    lines += [f"--config.source=NAME chooses where examples come from: {', '.join(sources.SOURCES)}", ""]
     lines += ["Knobs, with their defaults:", *_knob_lines(Config())]
-    for task, options in tasks.TASKS.items():
-        lines += ["", f"Of the task {task}:", *_knob_lines(Config(task=options), "task.")]
+    for choice, table in dict(task=tasks.TASKS, input=inputs.INPUTS, source=sources.SOURCES).items():
+        for name, options in table.items():
+            if own := _knob_lines(Config(**{choice: options}), f"{choice}."):
+                lines += ["", f"Of the {choice} {name}:", *own]
     families: dict[type, list[str]] = {}
     for model, options in models.MODELS.items():
         families.setdefault(type(options), []).append(model)

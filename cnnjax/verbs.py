@@ -8,20 +8,7 @@ from cnnjax import command_line
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.usage import FLAGS, FORMAT, FROM, SPLIT, WHICH, WORKDIR
 
-OTHER_DATA = tuple(
-    f"data.{n}"
-    for n in (
-        "name",
-        "data_dir",
-        "test",
-        "test_fraction",
-        "test_files",
-        "skip_bad_files",
-        "resize",
-        "mask_kind",
-        "ignore",
-    )
-)
+OTHER_DATA = ("data.test", "input.resize", "source")  # what evaluation may be told anew: on which examples
 
 
 def train(arguments: list[str]) -> int:
@@ -36,9 +23,6 @@ def train(arguments: list[str]) -> int:
     config = command_line.required(line, "train")
     place = processes.place_of(*(line.flags[name] for name in ("coordinator", "processes", "process")))
     workdir = Path(line.flags["workdir"] or Path("runs") / line.experiment).expanduser()
-    for section, name in (*((config.data, n) for n in ("data_dir", "masks", "legend")), (config, "init_from")):
-        if getattr(section, name):  # the run is read again from elsewhere
-            setattr(section, name, str(Path(getattr(section, name)).expanduser().absolute()))
     require_source(config, workdir)
     use_compilation_cache()
     with processes.together(place):
@@ -60,7 +44,7 @@ def evaluate(arguments: list[str]) -> int:
     command_line.only_changes(line, OTHER_DATA)
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
     parallel.use_compilation_cache()
-    dataset = inference.dataset_for(run, line.config.data)
+    dataset = inference.dataset_for(run, line.config)
     name = line.flags["split"] or "test"
     split = inference.split_for(run, dataset, line.config, name)
     devices = line.config.devices
@@ -152,12 +136,11 @@ def sweep(arguments: list[str]) -> int:
 
 def prepare(arguments: list[str]) -> int:
     from cnnjax import launch
-    from cnnjax.data.prepare import prepare as prepare_data
 
     line = launch.parse(arguments, (FROM,))
     command_line.no_arguments(line)
     config = command_line.required(line, "prepare")
-    prepare_data(config.data, line.flags["from"] or "")
+    config.source.prepare(line.flags["from"] or "")
     return 0
 
 
@@ -182,7 +165,9 @@ def inspect(arguments: list[str]) -> int:
         if line.flags[flag] and not line.flags["picture"]:
             raise UserError(f"--{flag} is for a picture: say --picture=FILE.png too.")
     cut_gates = line.flags["gates"] == "cut"
-    module, shape = bare.network_alone(line.config, line.flags["input"] or "", line.flags["classes"] or "")
+    module, shape = bare.network_alone(
+        line.config, line.flags["input"] or "", line.flags["classes"] or "", bool(line.experiment)
+    )
     image = bare.image_like(shape)
     try:
         table = layer_table.layer_table(module, image, cut_gates=cut_gates, train=False)
@@ -225,7 +210,7 @@ def benchmark(arguments: list[str]) -> int:
         command_line.make_writable(Path(flags["profile"]), "--profile")
     layout = parallel.layout(config.devices, config.fsdp, config.compile_with, config.deterministic, config.kernels)
     parallel.check_divisible(layout, config.batch_size, "batch_size")
-    module, shape = bare.network_alone(config, flags["input"] or "", flags["classes"] or "")
+    module, shape = bare.network_alone(config, flags["input"] or "", flags["classes"] or "", bool(line.experiment))
     device = layout.mesh.devices.flat[0]
     what = dict(
         model=models.name_of(config.model),

@@ -19,30 +19,30 @@ when validation no longer improves; N(0, 0.01) weights, biases of 1 in conv2, co
 """
 
 from cnnjax.config import Config
-from cnnjax.models import options
+from cnnjax.experiment import new_config
 
 WIDTH = 1 / 4  # of the cells' network
 
 
 def get_config(data: str = "imagenet") -> Config:
-    config = Config(model=options("alexnet"))
-    config.data.image_size, config.data.normalization = 256, "mean"
-    config.augmentation.random_crop, config.augmentation.flip = 227, True
-    config.augmentation.pca_noise, config.augmentation.views = 0.1, "ten_crop"
+    config = new_config(model="alexnet", source="class_folder" if data == "cells" else "tfds")
+    config.input.size, config.input.normalization = 256, "mean"
+    config.input.augmentation.random_crop, config.input.augmentation.flip = 227, True
+    config.input.augmentation.pca_noise, config.input.augmentation.views = 0.1, "ten_crop"
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 0.01
     config.optimizer.momentum, config.optimizer.nesterov = 0.9, False
     config.optimizer.weight_decay, config.optimizer.decay_all = 5e-4, True
     config.schedule.name, config.schedule.factor = "plateau", 0.1
     config.batch_size, config.epochs = 128, 90.0
     if data == "cells":
-        config.data.name, config.data.data_dir = "folder", "data/bccd_cells"
+        config.source.dir = "data/bccd_cells"
         config.model.width, config.model.hidden = WIDTH, round(4096 * WIDTH)
         # A quarter of the inputs to each unit: its sum varies as in the paper with twice the deviation.
         config.model.init_std = 0.01 / WIDTH**0.5
         config.epochs, config.schedule.patience = 25.0, 3
         config.checkpoint.best_metric = "loss"  # 85 % are right for a network that only knows the commonest class
     else:
-        config.data.name = "imagenet2012"
+        config.source.set = "imagenet2012"
         config.data.train, config.data.validation, config.data.test = "train[:99%]", "train[99%:]", "validation"
         config.schedule.patience = 5
     return config

@@ -10,9 +10,8 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="digit_scenes")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
-    config.data.name = "digit_scenes"
     config.task.crop, config.task.dice = 64, 0.5
 
     config.batch_size, config.epochs = 16, 30

@@ -13,8 +13,8 @@ def get_config() -> Config:
     config = new_config(model="cnn")
     config.model.channels, config.model.blocks, config.model.dropout = (48, 96), 2, 0.2
 
-    config.augmentation.rotation, config.augmentation.shear = 12.0, 8.0  # degrees
-    config.augmentation.scale, config.augmentation.shift = 0.12, 0.1
+    config.input.augmentation.rotation, config.input.augmentation.shear = 12.0, 8.0  # degrees
+    config.input.augmentation.scale, config.input.augmentation.shift = 0.12, 0.1
 
     config.batch_size, config.epochs, config.evaluate_every = 64, 80, 10
     config.optimizer.name, config.optimizer.learning_rate, config.optimizer.weight_decay = "adamw", 2e-3, 0.02

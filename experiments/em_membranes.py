@@ -16,17 +16,21 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="mask_folder")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
 
     folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "isbi2012_em", "train")
-    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "image")
-    config.data.masks, config.data.mask_kind = os.path.join(folder, "label"), "binary"
-    config.data.test_files = "2[4-9].png"
+    config.source.dir = os.path.join(folder, "image")
+    config.source.masks, config.source.mask_kind = os.path.join(folder, "label"), "binary"
+    config.source.test_files = "2[4-9].png"
 
     config.task.crop, config.task.objects = 128, "parts"
-    config.augmentation.flip = config.augmentation.quarter_turns = True
-    config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 6.0, 0.1, 0.2
+    config.input.augmentation.flip = config.input.augmentation.quarter_turns = True
+    config.input.augmentation.elastic, config.input.augmentation.brightness, config.input.augmentation.contrast = (
+        6.0,
+        0.1,
+        0.2,
+    )
 
     config.batch_size, config.steps, config.evaluate_every = 8, 2000, 10.0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3

@@ -15,18 +15,22 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="mask_folder")
     config.model.base, config.model.depth, config.model.normalization = 64, 4, "batch"
     config.model.dropout = 0.5
 
     folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "isbi2012_em", "train")
-    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "image")
-    config.data.masks, config.data.mask_kind = os.path.join(folder, "label"), "binary"
-    config.data.test_files = "2[4-9].png"
+    config.source.dir = os.path.join(folder, "image")
+    config.source.masks, config.source.mask_kind = os.path.join(folder, "label"), "binary"
+    config.source.test_files = "2[4-9].png"
 
     config.task.crop, config.task.tile, config.task.objects = 256, 1024, "parts"
-    config.augmentation.flip = config.augmentation.quarter_turns = True
-    config.augmentation.elastic, config.augmentation.brightness, config.augmentation.contrast = 10.0, 0.1, 0.2
+    config.input.augmentation.flip = config.input.augmentation.quarter_turns = True
+    config.input.augmentation.elastic, config.input.augmentation.brightness, config.input.augmentation.contrast = (
+        10.0,
+        0.1,
+        0.2,
+    )
 
     config.batch_size, config.steps, config.dtype = 16, 3_000, "bfloat16"
     config.evaluate_every, config.evaluate_unit = 1_000, "steps"

@@ -11,11 +11,11 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="cnn")
+    config = new_config(model="cnn", source="tfds")
     config.model.downsampling = "average"  # a CPU's time for a maximum goes elsewhere
 
-    config.data.name = "fashion_mnist"
-    config.augmentation.flip = True
+    config.source.set = "fashion_mnist"
+    config.input.augmentation.flip = True
 
     config.epochs = 18
     config.optimizer.learning_rate, config.optimizer.weight_decay = 0.1, 5e-4

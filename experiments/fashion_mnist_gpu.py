@@ -10,12 +10,12 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="cnn")
+    config = new_config(model="cnn", source="tfds")
     config.model.channels, config.model.blocks, config.model.dropout = (64, 128, 256), 3, 0.2
 
-    config.data.name, config.data.placement = "fashion_mnist", "device"
-    config.augmentation.pad_and_crop, config.augmentation.flip = 2, True
-    config.augmentation.cutout, config.augmentation.cutmix = 8, 1.0
+    config.source.set, config.data.placement = "fashion_mnist", "device"
+    config.input.augmentation.pad_and_crop, config.input.augmentation.flip = 2, True
+    config.input.augmentation.cutout, config.input.augmentation.cutmix = 8, 1.0
 
     config.batch_size, config.epochs, config.dtype = 256, 100, "bfloat16"
     config.optimizer.learning_rate, config.optimizer.weight_decay = 0.2, 5e-4

@@ -1,6 +1,6 @@
 """A U-Net on your own pictures with masks: see "A class for every pixel" in the README for how to lay them out.
 
-python run.py train --config=experiments/folder_unet.py --config.data.data_dir=CELLS --workdir=runs/cells
+python run.py train --config=experiments/folder_unet.py --config.source.dir=CELLS --workdir=runs/cells
 """
 
 from cnnjax.config import Config
@@ -8,13 +8,12 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="mask_folder")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
-    config.data.name = "folder"
 
     config.task.crop, config.task.border_weight, config.task.dice = 128, 5.0, 0.5
-    config.augmentation.flip = config.augmentation.flip_vertical = True
-    config.augmentation.brightness = config.augmentation.contrast = 0.2
+    config.input.augmentation.flip = config.input.augmentation.flip_vertical = True
+    config.input.augmentation.brightness = config.input.augmentation.contrast = 0.2
 
     # In steps, since an epoch may be a few of them or thousands, as pictures are small and few or large and many.
     config.batch_size, config.steps = 8, 2000

@@ -16,19 +16,23 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="mask_folder")
     config.model.base, config.model.depth, config.model.normalization = 16, 3, "batch"
 
     folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "dsb2018_nuclei")
-    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "images")
-    config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
-    config.data.test_files = "0*,1*,2*"
+    config.source.dir = os.path.join(folder, "images")
+    config.source.masks, config.source.mask_kind = os.path.join(folder, "instances_u16"), "instances"
+    config.source.test_files = "0*,1*,2*"
 
     config.task.crop = 128
     config.task.border_weight, config.task.dice = 5.0, 0.5
     config.task.smallest_object = 15
-    config.augmentation.flip = config.augmentation.quarter_turns = True
-    config.augmentation.scale, config.augmentation.brightness, config.augmentation.contrast = 0.25, 0.2, 0.2
+    config.input.augmentation.flip = config.input.augmentation.quarter_turns = True
+    config.input.augmentation.scale, config.input.augmentation.brightness, config.input.augmentation.contrast = (
+        0.25,
+        0.2,
+        0.2,
+    )
 
     config.batch_size, config.steps, config.evaluate_every = 8, 5000, 2.0
     config.optimizer.name, config.optimizer.learning_rate = "adamw", 2e-3

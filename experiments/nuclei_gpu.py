@@ -14,22 +14,26 @@ from cnnjax.experiment import new_config
 
 
 def get_config() -> Config:
-    config = new_config(model="unet", task="segmentation")
+    config = new_config(model="unet", task="segmentation", source="mask_folder")
     config.model.base, config.model.depth, config.model.normalization = 32, 4, "batch"
     config.model.dropout = 0.2
 
     folder = os.path.join(os.environ.get("CNNJAX_DATA_DIR", "data"), "dsb2018_nuclei")
-    config.data.name, config.data.data_dir = "folder", os.path.join(folder, "images")
-    config.data.masks, config.data.mask_kind = os.path.join(folder, "instances_u16"), "instances"
-    config.data.test_files = "0*,1*,2*"
+    config.source.dir = os.path.join(folder, "images")
+    config.source.masks, config.source.mask_kind = os.path.join(folder, "instances_u16"), "instances"
+    config.source.test_files = "0*,1*,2*"
 
     config.task.crop, config.task.tile = 256, 512
     config.task.border_weight, config.task.dice = 5.0, 0.5
     config.task.smallest_object = 15
-    config.augmentation.flip = config.augmentation.quarter_turns = True
-    config.augmentation.scale, config.augmentation.rotation, config.augmentation.elastic = 0.3, 45.0, 6.0
-    config.augmentation.brightness, config.augmentation.contrast = 0.2, 0.3
-    config.augmentation.saturation, config.augmentation.hue = 0.3, 0.05
+    config.input.augmentation.flip = config.input.augmentation.quarter_turns = True
+    config.input.augmentation.scale, config.input.augmentation.rotation, config.input.augmentation.elastic = (
+        0.3,
+        45.0,
+        6.0,
+    )
+    config.input.augmentation.brightness, config.input.augmentation.contrast = 0.2, 0.3
+    config.input.augmentation.saturation, config.input.augmentation.hue = 0.3, 0.05
 
     config.batch_size, config.steps, config.dtype = 16, 6_000, "bfloat16"
     config.evaluate_every, config.evaluate_unit = 1_000, "steps"

@@ -10,11 +10,12 @@ PACKAGE = ROOT / "cnnjax"
 FLOORS = [
     {"errors", "knobs", "cache", "xla", "memory", "processes", "migration"},  # foundations: knobs and cache use errors
     {"config", "kernels"},
-    {"layers", "data", "optimizers", "inspection"},
+    {"layers", "inputs", "optimizers", "inspection"},
+    {"data"},
     {"models", "tasks", "parallel", "run_directory"},
-    {"experiment", "evaluation", "bare"},
+    {"experiment", "evaluation"},
     {"training", "inference"},
-    {"launch", "usage", "benchmark", "command_line"},
+    {"launch", "usage", "benchmark", "command_line", "bare"},
     {"sweeps"},
     {"verbs"},
     {"cli"},

@@ -109,17 +109,25 @@ MISUSE = [
     (["train", DIGITS, "--config.model=resnet50x"], "There is no model 'resnet50x'"),
     (["train", "--config=experiments/digits.py:lenet"], "There is no model 'lenet'. Did you mean lenet5"),
     (["train", DIGITS, "--config.batch_size=60"], "config.batch_size=60 is not divisible by the 8 devices"),
-    (["train", DIGITS, "--config.data.name=fashion_mist"], "Did you mean fashion_mnist"),
-    (["train", DIGITS, "--config.data.name=mnist", "--config.data.data_dir=/nowhere"], "python run.py prepare"),
+    (["train", DIGITS, "--config.source=tfds", "--config.source.set=fashion_mist"], "Did you mean fashion_mnist"),
+    (["train", DIGITS, "--config.source=tfds", "--config.source.set=mnist", "--config.source.dir=/nowhere"], "python run.py prepare"),
     (["train", DIGITS, "--config.data.train=trian"], "trian"),
     (["train", DIGITS, "--config.data.train=train[:x%]"], "train[:x%]"),
-    (["train", DIGITS, "--config.data.name=folder"], "data_dir"),
-    (["train", DIGITS, "--config.data.name=folder", "--config.data.data_dir=/nowhere"], "/nowhere"),
+    (["train", DIGITS, "--config.source=class_folder"], "Give it as --config.source.dir=DIR"),
+    (["train", DIGITS, "--config.source=tfds"], "Give it as --config.source.set=NAME"),
+    (["train", DIGITS, "--config.source=mnist"], "--config.source=tfds --config.source.set=NAME"),
+    (["train", DIGITS, "--config.source=digit_scenes"], "config.source=digit_scenes gives each example a mask, and this task learns a label"),
+    (["train", DIGITS, "--config.source.dir=x"], "There is no flag --config.source.dir"),
+    (["train", DIGITS, "--config.input=sounds"], "There is no input 'sounds'"),
+    (["train", DIGITS, "--config.data.name=mnist"], "--config.data.name is --config.source=NAME since version 0.2"),
+    (["train", DIGITS, "--config.data.data_dir=x"], "--config.data.data_dir is --config.source.dir since version 0.2, and digits has no such field"),
+    (["train", DIGITS, "--config.augmentation.flip=true"], "--config.augmentation.flip is --config.input.augmentation.flip since version 0.2."),
+    (["train", DIGITS, "--config.source=class_folder", "--config.source.dir=/nowhere"], "/nowhere"),
     (["train", DIGITS, "--config.init_from=/nowhere"], "config.init_from=/nowhere is no run directory"),
     (["train", DIGITS, "--config.schedule.warmup=99"], "warmup"),
     (["train", DIGITS, "--config.schedule.name=step"], "boundaries"),
     (["train", DIGITS, "--config.optimizer.frozen=stage7"], "'stage7' matches no parameter"),
-    (["train", DIGITS, "--config.augmentation.random_crop=9"], "config.augmentation.random_crop"),
+    (["train", DIGITS, "--config.input.augmentation.random_crop=9"], "config.input.augmentation.random_crop"),
     (["train", DIGITS, "--config.devices=9"], "config.devices is 9, but there are 8"),
     (["train", DIGITS, "stray"], "Not understood: 'stray'"),
     (["train", DIGITS, "--config.steps=99999999999"], "config.steps must be"),
@@ -132,8 +140,8 @@ MISUSE = [
     (["predict", "--workdir=experiments", "x.png"], "holds no run"),
     (["predict", "x.png"], "Say which run"),
     (["prepare"], "Say which experiment"),
-    (["prepare", DIGITS, "--config.data.name=folder"], "needs no preparation"),
-    (["prepare", DIGITS, "--config.data.name=fashion_mist"], "Did you mean fashion_mnist"),
+    (["prepare", DIGITS, "--config.source=class_folder"], "needs no preparation"),
+    (["prepare", DIGITS, "--config.source=tfds", "--config.source.set=fashion_mist"], "Did you mean fashion_mnist"),
     (["config"], "Say which"),
 ]  # fmt: skip
 
@@ -245,7 +253,7 @@ def test_evaluate_repeats_the_test_score(run, trained_run):
 
 
 def test_evaluate_on_other_data(run, trained_run, digits_folder, tmp_path):
-    folder = ["--config.data.name=folder", f"--config.data.data_dir={digits_folder}"]
+    folder = ["--config.source=class_folder", f"--config.source.dir={digits_folder}"]
     code, _, err = run("evaluate", f"--workdir={trained_run}", *folder)
     assert code == 2 and "other classes" in err
     for digit in range(10):
@@ -255,7 +263,7 @@ def test_evaluate_on_other_data(run, trained_run, digits_folder, tmp_path):
             for picture in source.iterdir():
                 shutil.copy(picture, tmp_path / split / str(digit) / picture.name)
     code, out, _ = run(
-        "evaluate", f"--workdir={trained_run}", folder[0], f"--config.data.data_dir={tmp_path}", "--format=json"
+        "evaluate", f"--workdir={trained_run}", folder[0], f"--config.source.dir={tmp_path}", "--format=json"
     )
     assert code == 0 and json.loads(out)["examples"] == 100
 
@@ -300,7 +308,7 @@ def test_predict_on_a_missing_file(run, trained_run):
 
 
 def test_train_on_ones_own_pictures(run, digits_folder, tmp_path):
-    folder = ["--config.data.name=folder", f"--config.data.data_dir={digits_folder}", "--config.batch_size=8"]
+    folder = ["--config.source=class_folder", f"--config.source.dir={digits_folder}", "--config.batch_size=8"]
     small = ["--config.model.channels=8", "--config.steps=3", *QUICK]
     with no_pictures():
         code, out, _ = run("train", DIGITS, *folder, *small, f"--workdir={tmp_path / 'run'}")
@@ -316,12 +324,12 @@ def test_training_refuses_bad_pictures_unless_told_to_skip_them(run, digits_fold
     bad.write_bytes(dict(truncated=whole[: len(whole) // 2], empty=b"", text=b"hello", tiny=b"")[damage])
     if damage == "tiny":
         Image.new("L", (1, 1)).save(bad)
-    arguments = ["train", DIGITS, "--config.data.name=folder", f"--config.data.data_dir={pictures}", "--config.batch_size=8",
+    arguments = ["train", DIGITS, "--config.source=class_folder", f"--config.source.dir={pictures}", "--config.batch_size=8",
                  "--config.model.channels=8", "--config.steps=1", *QUICK, f"--workdir={tmp_path / 'run'}"]  # fmt: skip
     code, _, err = run(*arguments)
-    assert code == 2 and "3.png" in err and "--config.data.skip_bad_files=true" in err and len(err.splitlines()) <= 2
+    assert code == 2 and "3.png" in err and "--config.source.skip_bad_files=true" in err and len(err.splitlines()) <= 2
     with no_pictures():
-        code, out, _ = run(*arguments, "--config.data.skip_bad_files=true")
+        code, out, _ = run(*arguments, "--config.source.skip_bad_files=true")
     assert code == 0 and "3.png" in out
 
 
@@ -398,7 +406,7 @@ def test_evaluate_knows_the_splits_of_the_run(run, trained_run):
         assert json.loads(out)["examples"] == sizes[split]
 
 
-@pytest.mark.parametrize("flag", ["--config.data.normalization=none", "--config.data.image_size=4", DIGITS])
+@pytest.mark.parametrize("flag", ["--config.input.normalization=none", "--config.input.size=4", DIGITS])
 def test_evaluate_refuses_what_it_would_ignore(run, trained_run, flag):
     code, _, err = run("evaluate", f"--workdir={trained_run}", flag)
     assert code == 2 and ("cannot be changed now" in err or "has its own" in err)
@@ -415,7 +423,7 @@ def test_class_names_of_any_kind_reach_the_summary(run, digits_folder, tmp_path)
         for split in ("train", "test"):
             shutil.copytree(digits_folder / split / f"digit {digit}", tmp_path / "pictures" / split / name)
     code, out, err = run(
-        "train", DIGITS, "--config.data.name=folder", f"--config.data.data_dir={tmp_path / 'pictures'}", "--config.batch_size=8",
+        "train", DIGITS, "--config.source=class_folder", f"--config.source.dir={tmp_path / 'pictures'}", "--config.batch_size=8",
         "--config.model.channels=8", "--config.steps=1", *QUICK, f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
     assert code == 0 and "Glyph" not in err and (tmp_path / "run" / "confusion_matrix.png").exists()

@@ -7,12 +7,13 @@ import pytest
 import scipy.special
 
 from cnnjax import evaluation, experiment, tasks
-from cnnjax.config import Augmentation, Config
-from cnnjax.data import augmentation
-from cnnjax.data.source import Split, Statistics
+from cnnjax.data.source import Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
-from cnnjax.models import options
+from cnnjax.inputs.images import augmentation
+from cnnjax.inputs.images.images import normalize
+from cnnjax.inputs.images.options import Augmentation
+from cnnjax.inputs.images.statistics import Statistics
 
 STATISTICS = Statistics(np.float32([0.2, 0.4, 0.6]), np.float32([0.1, 0.2, 0.3]), np.eye(3, dtype=np.float32))
 
@@ -28,7 +29,7 @@ STATISTICS = Statistics(np.float32([0.2, 0.4, 0.6]), np.float32([0.1, 0.2, 0.3])
 )
 @pytest.mark.parametrize("shape", [(2, 4, 4, 3), (2, 10, 4, 4, 3)])
 def test_normalisation_by_hand(how, expected, shape):
-    image = experiment.normalize(jnp.ones(shape), STATISTICS, how)
+    image = normalize(jnp.ones(shape), STATISTICS, how)
     np.testing.assert_allclose(image, np.broadcast_to(np.array(expected, np.float32), shape), rtol=1e-5)
 
 
@@ -55,8 +56,8 @@ def test_ten_views_of_a_picture_become_one_prediction():
 
 
 def test_ten_crops_need_a_size():
-    config = Config(model=options("cnn"))
-    config.augmentation.views = "ten_crop"
+    config = experiment.new_config()
+    config.input.augmentation.views = "ten_crop"
     with pytest.raises(UserError, match="ten_crop takes crops as large as random_crop"):
         experiment.check(config)
 

@@ -106,7 +106,7 @@ def test_json_of_another_version_is_refused():
 def test_differences_of_identity_leave_out_what_does_not_change_numbers():
     old = experiment.to_json(experiment.new_config(model="cnn"))
     config = experiment.new_config(model="cnn")
-    config.log_every, config.epochs, config.data.data_dir = 7, 99.0, "elsewhere"
+    config.log_every, config.epochs, config.source.dir = 7, 99.0, "elsewhere"
     assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == []
     config.optimizer.learning_rate, config.model.blocks = 0.5, 1
     assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == [
@@ -123,7 +123,7 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
         (lambda c: setattr(c.optimizer, "learning_rate", -0.1), "config.optimizer.learning_rate must be at least 0"),
         (lambda c: setattr(c, "batch_size", 0), "config.batch_size must be at least 1"),
         (lambda c: setattr(c, "accumulate", 3), "config.batch_size=128 is not divisible by config.accumulate=3"),
-        (lambda c: setattr(c.data, "channels", 2), "config.data.channels must be 0"),
+        (lambda c: setattr(c.data, "channels", 2), "config.input.channels must be 0"),
         (lambda c: setattr(c, "model", None), "config.model must hold the options of a model"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.training.short_runs import timeless
 from tests.undrawn import no_pictures
 
 HERE = Path(__file__).with_name("runs_of_0_1")
-PAIRS = [f"--config.data.data_dir={HERE}/pairs/images", f"--config.data.masks={HERE}/pairs/masks"]
+PAIRS = [f"--config.source.dir={HERE}/pairs/images", f"--config.source.masks={HERE}/pairs/masks"]
 DATA = dict(classification=[], segmentation=PAIRS)  # what a run needs to be told on another machine
 IMAGES = dict(classification=HERE / "digits", segmentation=HERE / "pairs" / "images")
 
@@ -31,10 +31,14 @@ def command_of(kind: str) -> list[str]:
     text = (HERE / "README.md").read_text().replace("\\\n", " ")
     line = next(line for line in text.splitlines() if line.startswith("python run.py train") and f"/{kind} " in line)
     places = ("--workdir=", "--config.data.data_dir=", "--config.data.masks=")
-    flags = [flag for flag in shlex.split(line)[3:] if not flag.startswith(places)]
-    for old, new in migration.RENAMED.items():
-        flags = [flag.replace(f"--config.{old}=", f"--config.{new}=") for flag in flags]
-    return flags
+    return [_of_now(flag) for flag in shlex.split(line)[3:] if not flag.startswith(places)]
+
+
+def _of_now(flag: str) -> str:
+    """A flag of 0.1, as it is typed since."""
+    name, equals, value = flag.removeprefix("--config.").partition("=")
+    new = migration.new_name(name)
+    return f"--config.{new}{equals}{value}" if new else flag
 
 
 def said(kind: str, folder: Path, capture) -> dict:

@@ -118,7 +118,12 @@ def test_blended_seams_agree(trained):
 
 @pytest.mark.slow  # the loop is the one of test_loop
 def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
-    flags = (*SMALL, "--config.schedule.name=constant", "--config.schedule.warmup=0", "--config.augmentation.elastic=2")
+    flags = (
+        *SMALL,
+        "--config.schedule.name=constant",
+        "--config.schedule.warmup=0",
+        "--config.input.augmentation.elastic=2",
+    )
     flags += ("--config.data.test=", "--config.checkpoint.test=last")
     for name, stops in dict(whole=[8], halves=[5, 8]).items():
         for steps in stops:
@@ -134,9 +139,9 @@ def test_pairs_of_ones_own(tmp_path, capsys):
             for kind, pixels in (("images", scene["image"][..., 0]), ("masks", scene["instances"])):
                 (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels[: 40 + i]).save(tmp_path / split / kind / f"{i}.png")
-    flags = (*SMALL[:3], "--config.devices=2", "--config.data.name=folder", f"--config.data.data_dir={tmp_path}")
+    flags = (*SMALL[:3], "--config.devices=2", "--config.source=mask_folder", f"--config.source.dir={tmp_path}")
     flags += ("--config.batch_size=8", "--config.task.crop=32", "--config.task.border_weight=5")
-    flags += ("--config.augmentation.flip=true", "--config.augmentation.elastic=2")
+    flags += ("--config.input.augmentation.flip=true", "--config.input.augmentation.elastic=2")
     workdir = tmp_path / "run"
     with no_pictures():
         assert run("train", *flags, "--config.steps=6", f"--workdir={workdir}") == 0
@@ -151,8 +156,8 @@ def test_pairs_of_ones_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (("--config.augmentation.mixup=0.2",), "mixup mixes labels of whole images"),
-        (("--config.data.image_size=32",), "config.data.image_size must be 0"),
+        (("--config.input.augmentation.mixup=0.2",), "mixup mixes labels of whole images"),
+        (("--config.input.size=32",), "config.input.size must be 0"),
         (("--config.data.placement=device",), "placement=device holds images of one size"),
         (("--config.task.cross_entropy=0", "--config.task.dice=0"), "there is no loss"),
         (("--config.task.class_weights=1,2",), "class_weights are 2, but there are 11 classes"),
@@ -162,8 +167,8 @@ def test_pairs_of_ones_own(tmp_path, capsys):
         (("--config.task.tile=20",), "tile=20 is too small"),
         (("--config.model.normalization=group", "--config.model.base=16"), "sees the whole picture"),
         (("--config.model=resnet20_cifar",), "one class of a whole image"),
-        (("--config.data.name=digits",), "take --config.data.name=digit_scenes"),
-        (("--config.task=classification",), "say --config.task=segmentation"),
+        (("--config.source=digits",), "another --config.source: digit_scenes or mask_folder or tfds"),
+        (("--config.task=classification",), "and this task learns a label: take another --config.task"),
         (("--config.task=classification", "--config.checkpoint.best_metric=mean_iou"), "is no score of classification"),
         (("--config.task=detection",), "There is no task 'detection'"),
         (("--config.task.negatives=3",), "There is no flag --config.task.negatives"),
@@ -289,8 +294,8 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     (tmp_path / "legend.json").write_text(json.dumps(dict(none=2, odd=7, even=9)))
     experiment = os.path.join(os.path.dirname(os.path.dirname(__file__)), "experiments/folder_unet.py")
     flags = (f"--config={experiment}", "--config.model.base=4", "--config.model.depth=1", "--config.schedule.warmup=0")
-    flags += ("--config.data.data_dir=cells/images", "--config.data.masks=cells/truth", *QUICK)
-    flags += ("--config.task.crop=32", "--config.data.legend=legend.json", "--config.batch_size=4")
+    flags += ("--config.source.dir=cells/images", "--config.source.masks=cells/truth", *QUICK)
+    flags += ("--config.task.crop=32", "--config.source.legend=legend.json", "--config.batch_size=4")
     with no_pictures():
         assert run("train", *flags, "--config.steps=4", "--workdir=run") == 0
     assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
@@ -303,7 +308,7 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     evaluate = ("evaluate", "--workdir=.", "--format=json", "--split=all")
     assert run(*evaluate) == 0
     capsys.readouterr()
-    other = (f"--config.data.data_dir={tmp_path}/other/images", f"--config.data.masks={tmp_path}/other/truth")
+    other = (f"--config.source.dir={tmp_path}/other/images", f"--config.source.masks={tmp_path}/other/truth")
     assert run(*evaluate, *other) == 0
     classes = json.loads(capsys.readouterr().out)["classes"]
     assert [row["name"] for row in classes] == ["none", "odd", "even"] and classes[2]["pixels"] == 0

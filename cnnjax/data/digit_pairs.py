@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data import split_spec
 from cnnjax.data.digits import SCALE, TRAIN_SIZE
 from cnnjax.data.source import Batch, Dataset, Split, subset
@@ -36,7 +35,7 @@ SIZES = dict(train=4000, test=1000)
 KINDS = (0, 1)
 
 
-def open_digit_pairs(data: config.Data) -> Dataset:
+def open_digit_pairs() -> Dataset:
     """The pairs of digits. Splits raise UserError for an unknown name."""
     whole = Split(sum(SIZES.values()), _Read())
     return Dataset(

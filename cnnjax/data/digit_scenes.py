@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data import split_spec
 from cnnjax.data.digits import TRAIN_SIZE
 from cnnjax.data.source import Batch, Dataset, Scenes, subset
@@ -24,7 +23,7 @@ INK = 0.35  # of the darkest ink: a pixel is of a digit from here on
 MOST, TRIES = 6, 40
 
 
-def open_digit_scenes(data: config.Data) -> Dataset:
+def open_digit_scenes() -> Dataset:
     """The scenes of digits. Raises UserError for an unknown split."""
     whole = Scenes(
         np.full((sum(SIZES.values()), 2), SIDE),

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data import pictures, split_spec
 from cnnjax.data.picture_scan import Found, cores, list_pictures, listing, pictures_in, scan
 from cnnjax.data.source import Batch, Dataset, Split, subset
@@ -39,26 +38,26 @@ MIXED_SIZE = 128  # pixels: pictures of several sizes are brought to this, where
 Tree = dict[str, dict[str, list[str]]]  # split -> class -> paths inside the folder, with '/'
 
 
-def open_folder(data: config.Data) -> Dataset:
-    """The pictures under `data.data_dir`. Each is decoded once, in threads; the result is remembered in the cache.
+def open_folder(source, image) -> Dataset:
+    """The images under `source.dir`, in the form that `image` asks for: options of a class folder and of images. Each is decoded once, in threads; the result is remembered in the cache.
 
     Raises:
       UserError: no such folder, a layout other than the two, a class missing, or pictures that cannot be read.
     """
-    root = _root(data)
+    root = _root(source)
     tree, notes = _tree(root)
     _check_classes(root, tree)
     found, faults = scan(root, [path for classes in tree.values() for paths in classes.values() for path in paths])
     if faults:
         count, named = f"{len(faults)} of {len(found) + len(faults)} pictures", listed(faults)
-        if not data.skip_bad_files:
-            hint = "--config.data.skip_bad_files=true leaves them out."
+        if not source.skip_bad_files:
+            hint = "--config.source.skip_bad_files=true leaves them out."
             raise UserError(f"{count} in {root} cannot be used: {named}.\n{hint}")
         notes.append(f"{count} cannot be used and were left out: {named}.")
         tree = {s: {c: [p for p in paths if p in found] for c, paths in cs.items()} for s, cs in tree.items()}
         _check_classes(root, tree)
     if "" in tree:
-        tree, lonely = _cut(tree[""], data.test_fraction)
+        tree, lonely = _cut(tree[""], source.test_fraction)
         if lonely:
             notes.append(f"Classes of one picture, which are missing from test: {', '.join(lonely)}.")
 
@@ -70,9 +69,9 @@ def open_folder(data: config.Data) -> Dataset:
         files += [path for path, _ in labelled]
         labels += [label for _, label in labelled]
         sizes[split] = len(labelled)
-    shape, size = _shape(data, found, notes)
+    shape, size = _shape(image, found, notes)
     threaded = np.mean([f.height * f.width for f in found.values()]) >= THREADED_PIXELS
-    read = _Read(str(root), tuple(files), np.array(labels, np.int32), shape, size, data.resize, bool(threaded))
+    read = _Read(str(root), tuple(files), np.array(labels, np.int32), shape, size, image.resize, bool(threaded))
     return Dataset(
         name="folder",
         class_names=class_names,
@@ -128,15 +127,13 @@ def _split(whole: Split, sizes: dict[str, int], spec: str) -> Split:
     return subset(whole, split_spec.indices(spec, sizes))
 
 
-def _root(data: config.Data) -> Path:
-    if data.channels not in (0, 1, 3):
-        raise UserError(f"config.data.channels must be 1 (grey), 3 (colour) or 0 (as stored), not {data.channels}.")
-    if not data.data_dir:
-        raise UserError(f"Which folder of pictures? Give it as --config.data.data_dir=DIR.\n{LAYOUTS}")
-    root = Path(os.path.abspath(os.path.expanduser(data.data_dir)))  # worker processes may run elsewhere
+def _root(source) -> Path:
+    if not source.dir:
+        raise UserError(f"Which folder of pictures? Give it as --config.source.dir=DIR.\n{LAYOUTS}")
+    root = Path(os.path.abspath(os.path.expanduser(source.dir)))  # worker processes may run elsewhere
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"The folder of pictures {root} (config.data.data_dir) {what}.\n{LAYOUTS}")
+        raise UserError(f"The folder of pictures {root} (config.source.dir) {what}.\n{LAYOUTS}")
     return root
 
 
@@ -205,17 +202,17 @@ def rank(path: str) -> bytes:
     return hashlib.sha256(os.fsencode(path)).digest()
 
 
-def _shape(data: config.Data, found: dict[str, Found], notes: list[str]) -> tuple[tuple[int, int, int], int]:
+def _shape(image, found: dict[str, Found], notes: list[str]) -> tuple[tuple[int, int, int], int]:
     """((H, W, C) of the examples, side to bring pictures to or 0 for as stored); may add a note."""
-    channels = data.channels or max(f.channels for f in found.values())
-    if data.image_size:
-        return (data.image_size, data.image_size, channels), data.image_size
+    channels = image.channels or max(f.channels for f in found.values())
+    if image.size:
+        return (image.size, image.size, channels), image.size
     shapes = {(f.height, f.width) for f in found.values()}
     if len(shapes) == 1:
         return (*shapes.pop(), channels), 0
     notes.append(
-        f"The pictures are of {len(shapes)} sizes and were brought to {MIXED_SIZE}x{MIXED_SIZE} ({data.resize}); "
-        "--config.data.image_size=N chooses another size."
+        f"The pictures are of {len(shapes)} sizes and were brought to {MIXED_SIZE}x{MIXED_SIZE} ({image.resize}); "
+        "--config.input.size=N chooses another size."
     )
     return (MIXED_SIZE, MIXED_SIZE, channels), MIXED_SIZE
 

@@ -89,7 +89,7 @@ def code_of(looks: Iterable[Look], kind: str, legend: dict | None, ignore: int, 
     """How a set of masks is to be read.
 
     Args:
-      kind: `config.data.mask_kind`.
+      kind: `config.source.mask_kind`.
       legend: of each class name its value, or its colour; None: there is none.
       known: how a trained network's masks were read, whose classes these are to have, whichever of them occur.
 
@@ -111,14 +111,14 @@ def _code_of(looks: list[Look], kind: str, legend: dict | None, ignore: int) -> 
         kind = _kind(looks, values, coloured, legend)
     if coloured and kind != "colour":
         raise UserError(
-            f"config.data.mask_kind={kind} is for masks of one channel, but some are in colour: take colour."
+            f"config.source.mask_kind={kind} is for masks of one channel, but some are in colour: take colour."
         )
     if kind == "colour" and not by_colour:
         raise UserError(
-            'Masks in colour need a legend: --config.data.legend=FILE.json with {"name": [red, green, blue], ...}.'
+            'Masks in colour need a legend: --config.source.legend=FILE.json with {"name": [red, green, blue], ...}.'
         )
     if by_colour and kind != "colour":
-        raise UserError(f"The legend names colours, but config.data.mask_kind is {kind}: take colour.")
+        raise UserError(f"The legend names colours, but config.source.mask_kind is {kind}: take colour.")
     if kind == "binary":
         legend = legend or dict(background=0, object=255)
         if set(legend.values()) not in TWO:
@@ -127,7 +127,7 @@ def _code_of(looks: list[Look], kind: str, legend: dict | None, ignore: int) -> 
         return Code(kind, tuple(sorted(legend, key=legend.get)), (0, 1), ignore)
     if kind == "instances":
         if legend:
-            raise UserError("Numbered objects have no legend: leave out --config.data.legend.")
+            raise UserError("Numbered objects have no legend: leave out --config.source.legend.")
         return Code(kind, ("background", "object"), (0,), ignore)
     if kind == "colour":
         return Code(
@@ -137,13 +137,13 @@ def _code_of(looks: list[Look], kind: str, legend: dict | None, ignore: int) -> 
         most = int(values.max(initial=0))
         if set(values.tolist()) == {0, 1, 255} and not any({1, 255} <= set(look.values.tolist()) for look in looks):
             raise UserError(
-                "Some masks are of 0 and 1, others of 0 and 255. If both mean the same: --config.data.mask_kind=binary. "
+                "Some masks are of 0 and 1, others of 0 and 255. If both mean the same: --config.source.mask_kind=binary. "
                 "Else mend the files."
             )
         if most >= MOST_CLASSES:
             raise UserError(
                 f"Masks have values up to {most}: at most {MOST_CLASSES} classes can be told apart. Are they objects "
-                "(--config.data.mask_kind=instances), or is one not to be counted (--config.data.ignore=VALUE)?"
+                "(--config.source.mask_kind=instances), or is one not to be counted (--config.source.ignore=VALUE)?"
             )
         legend = {str(k): k for k in range(max(most, 1) + 1)}
     return Code("index", tuple(legend), tuple(legend.values()), ignore)
@@ -170,20 +170,20 @@ def read_legend(path: str) -> dict | None:
     try:
         legend = json.loads(Path(path).expanduser().read_text())
     except OSError as error:
-        raise UserError(f"config.data.legend={path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"config.source.legend={path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise UserError(f"config.data.legend={path} {form} ({error}).") from None
+        raise UserError(f"config.source.legend={path} {form} ({error}).") from None
     byte = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255
     number = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 65535
     colour = lambda v: isinstance(v, list) and len(v) == 3 and all(map(byte, v))
     entries = list(legend.values()) if isinstance(legend, dict) else []
     if not entries or not (all(map(number, entries)) or all(map(colour, entries))):
-        raise UserError(f"config.data.legend={path} {form}.")
+        raise UserError(f"config.source.legend={path} {form}.")
     if not 2 <= len(entries) <= MOST_CLASSES:
-        raise UserError(f"config.data.legend={path} names {len(entries)} classes: 2 to {MOST_CLASSES} are possible.")
+        raise UserError(f"config.source.legend={path} names {len(entries)} classes: 2 to {MOST_CLASSES} are possible.")
     seen: dict = {}
     for name, value in legend.items():
         other = seen.setdefault(str(value), name)
         if other != name:
-            raise UserError(f"config.data.legend={path} gives {other!r} and {name!r} the same value, {value}.")
+            raise UserError(f"config.source.legend={path} gives {other!r} and {name!r} the same value, {value}.")
     return legend

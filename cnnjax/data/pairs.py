@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data import masks, pictures, split_spec
 from cnnjax.data.folder import SPLIT_FOLDERS, listed, rank
 from cnnjax.data.picture_scan import cores, listing, pictures_in, scan
@@ -28,7 +27,7 @@ from cnnjax.errors import RunError, UserError
 
 LAYOUTS = (
     "Expected: DIR/images/NAME.png and DIR/masks/NAME.png, or NAME.png and NAME_mask.png, in DIR or in DIR/train and "
-    "DIR/test; or --config.data.data_dir=IMAGES --config.data.masks=MASKS."
+    "DIR/test; or --config.source.dir=IMAGES --config.source.masks=MASKS."
 )
 IMAGES, MASKS = ("images", "image", "imgs", "img"), ("masks", "mask", "labels", "label", "annotations")
 SUFFIX = "_mask"
@@ -42,8 +41,8 @@ class Pair(NamedTuple):
     mask: str
 
 
-def open_pairs(data: config.Data, known: masks.Code | None = None) -> Dataset:
-    """The pictures and masks under `data.data_dir`. All are decoded once.
+def open_pairs(source, image, known: masks.Code | None = None) -> Dataset:
+    """The pictures and masks under `source.dir`. All are decoded once.
 
     Args:
       known: how a trained network's masks were read: these have its classes, whichever of them occur.
@@ -52,8 +51,10 @@ def open_pairs(data: config.Data, known: masks.Code | None = None) -> Dataset:
       UserError: no such folder, pictures or masks without their other half, files that cannot be read, sizes that differ,
         values that stand for no class.
     """
-    splits = _splits(data)
-    legend = None if known else masks.read_legend(data.legend)
+    if image.size:
+        raise UserError("config.input.size must be 0: images and masks are taken as large as they are.")
+    splits = _splits(source)
+    legend = None if known else masks.read_legend(source.legend)
     colours = known.kind == "colour" if known else masks.names_colours(legend)
     pairs = [pair for split in splits.values() for pair in split]
     found, faults = _scan([pair.picture for pair in pairs])
@@ -67,18 +68,18 @@ def open_pairs(data: config.Data, known: masks.Code | None = None) -> Dataset:
                 faults[pair.picture] = both
     good = [pair for pair in pairs if not {pair.picture, pair.mask} & faults.keys()]
     if not good:
-        raise UserError(f"None of the {len(pairs)} pairs in {data.data_dir} can be used: {listed(faults)}.")
-    code = masks.code_of((looks[pair.mask][0] for pair in good), data.mask_kind, legend, data.ignore, known)
+        raise UserError(f"None of the {len(pairs)} pairs in {source.dir} can be used: {listed(faults)}.")
+    code = masks.code_of((looks[pair.mask][0] for pair in good), source.mask_kind, legend, source.ignore, known)
     for pair in good:
         if (value := code.stranger(looks[pair.mask][0])) is not None:
             shown = f"#{value:06x}" if code.kind == "colour" else value
             faults[pair.mask] = f"has pixels of {shown}, which is no class ({', '.join(code.class_names)})"
-    notes = [f"Masks are read as {code.kind} (--config.data.mask_kind): {len(code.class_names)} classes."]
+    notes = [f"Masks are read as {code.kind} (--config.source.mask_kind): {len(code.class_names)} classes."]
     if faults:
         count, named = f"{len(faults)} of {2 * len(pairs)} files", listed(faults)
-        if not data.skip_bad_files:
+        if not source.skip_bad_files:
             raise UserError(
-                f"{count} in {data.data_dir} cannot be used: {named}.\n--config.data.skip_bad_files=true leaves them out."
+                f"{count} in {source.dir} cannot be used: {named}.\n--config.source.skip_bad_files=true leaves them out."
             )
         notes.append(f"{count} cannot be used; their pairs were left out: {named}.")
         splits = {
@@ -86,16 +87,16 @@ def open_pairs(data: config.Data, known: masks.Code | None = None) -> Dataset:
             for name, split in splits.items()
         }
     if "" in splits:
-        splits = _cut(splits[""], data)
+        splits = _cut(splits[""], source)
     for name, split in splits.items():
         if not split:
-            raise UserError(f"No pair is left for {name} in {data.data_dir}.\n{LAYOUTS}")
+            raise UserError(f"No pair is left for {name} in {source.dir}.\n{LAYOUTS}")
     if known is None:
-        _check_classes(code, [looks[pair.mask][0] for pair in splits["train"]], data, notes)
+        _check_classes(code, [looks[pair.mask][0] for pair in splits["train"]], source, notes)
 
     ordered = {name: sorted(split, key=lambda pair: rank(pair.name)) for name, split in splits.items()}
     pairs = [pair for split in ordered.values() for pair in split]
-    channels = data.channels or max(found[pair.picture].channels for pair in pairs)
+    channels = image.channels or max(found[pair.picture].channels for pair in pairs)
     whole = Scenes(
         np.array([looks[pair.mask][0].shape[:2] for pair in pairs], np.int64),
         tuple(pair.name for pair in pairs),
@@ -142,15 +143,13 @@ def _split(whole: Scenes, sizes: dict[str, int], spec: str) -> Scenes:
     return subset(whole, split_spec.indices(spec, sizes))
 
 
-def _splits(data: config.Data) -> dict[str, list[Pair]]:
+def _splits(source) -> dict[str, list[Pair]]:
     """The pairs of each split; '' where they are yet to be cut."""
-    if data.image_size:
-        raise UserError("config.data.image_size must be 0: pictures and masks are taken as large as they are.")
-    if not data.data_dir:
-        raise UserError(f"Which folder of pictures? Give it as --config.data.data_dir=DIR.\n{LAYOUTS}")
-    root = Path(os.path.abspath(os.path.expanduser(data.data_dir)))
-    if data.masks:
-        return {"": _matched(_folder(root, "data_dir"), _folder(Path(data.masks).expanduser().absolute(), "masks"))}
+    if not source.dir:
+        raise UserError(f"Which folder of pictures? Give it as --config.source.dir=DIR.\n{LAYOUTS}")
+    root = Path(os.path.abspath(os.path.expanduser(source.dir)))
+    if source.masks:
+        return {"": _matched(_folder(root, "data_dir"), _folder(Path(source.masks).expanduser().absolute(), "masks"))}
     folders, _ = listing(_folder(root, "data_dir"))
     chosen = {
         split: next(folder for folder in folders if folder.lower() in names)
@@ -165,7 +164,7 @@ def _splits(data: config.Data) -> dict[str, list[Pair]]:
 def _folder(path: Path, knob: str) -> Path:
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
-        raise UserError(f"The folder {path} (config.data.{knob}) {what}.\n{LAYOUTS}")
+        raise UserError(f"The folder {path} (config.source.{knob}) {what}.\n{LAYOUTS}")
     return path
 
 
@@ -242,34 +241,34 @@ def _look_at(paths: list[str], colours: bool) -> tuple[dict[str, tuple[masks.Loo
     return {path: result for path, result in looks.items() if path not in wrong}, wrong
 
 
-def _cut(pairs: list[Pair], data: config.Data) -> dict[str, list[Pair]]:
+def _cut(pairs: list[Pair], source) -> dict[str, list[Pair]]:
     """Train and test, by names or by a fraction."""
-    if patterns := [p for p in data.test_files.split(",") if p]:
+    if patterns := [p for p in source.test_files.split(",") if p]:
         fits = lambda pair: any(fnmatch.fnmatchcase(os.path.basename(pair.name), p) for p in patterns)
         test = [pair for pair in pairs if fits(pair)]
         if not test or len(test) == len(pairs):
             many = "all" if test else "none"
-            raise UserError(f"config.data.test_files={data.test_files} fits {many} of the {len(pairs)} pictures.")
+            raise UserError(f"config.source.test_files={source.test_files} fits {many} of the {len(pairs)} pictures.")
     elif len(pairs) < 2:
         raise UserError(
-            f"There is one pair in {data.data_dir}: at least two are needed, one to learn from and one for test."
+            f"There is one pair in {source.dir}: at least two are needed, one to learn from and one for test."
         )
     else:
         ranked = sorted(pairs, key=lambda pair: rank(pair.name))
-        test = ranked[: min(max(1, round(data.test_fraction * len(pairs))), len(pairs) - 1)]
+        test = ranked[: min(max(1, round(source.test_fraction * len(pairs))), len(pairs) - 1)]
     return dict(train=[pair for pair in pairs if pair not in set(test)], test=test)
 
 
-def _check_classes(code: masks.Code, looks: list[masks.Look], data: config.Data, notes: list[str]) -> None:
+def _check_classes(code: masks.Code, looks: list[masks.Look], source, notes: list[str]) -> None:
     """Notes classes that never occur in train. Raises UserError where only one does: there is nothing to learn."""
     values = np.unique(np.concatenate([code.seen(look) for look in looks]))
-    values = values[values != data.ignore]
+    values = values[values != source.ignore]
     if code.kind in ("binary", "instances"):
         there = {0} & set(values.tolist()) | ({1} if (values > 0).any() else set())
     else:
         there = {number for number, value in enumerate(code.values) if value in values}
     if len(there) < 2:
         only = f"but {code.class_names[min(there)]}" if there else "that counts"
-        raise UserError(f"The masks of train in {data.data_dir} hold nothing {only}: there is nothing to learn.")
+        raise UserError(f"The masks of train in {source.dir} hold nothing {only}: there is nothing to learn.")
     if missing := [name for number, name in enumerate(code.class_names) if number not in there]:
         notes.append(f"Classes that no mask of train holds: {listed(missing)}.")

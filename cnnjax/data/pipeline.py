@@ -16,14 +16,13 @@ import numpy as np
 
 from cnnjax.data.order import batch_epochs, batch_indices
 from cnnjax.data.picture_scan import cores
-from cnnjax.data.source import Batch, Scenes, Split, Statistics
+from cnnjax.data.source import Batch, Scenes, Split
 from cnnjax.data.workers import Yielding, deaf_to_signals, end_with_parent, quick_turns
 from cnnjax.errors import RunError
 
 MEGABYTE = 2**20
 READ_BLOCK = 256  # examples that are decoded at once when a split is read into memory
 OF_A_SCENE = 7  # bytes a pixel beside the picture: mask, number of the object, weight
-STATISTICS_EXAMPLES = 50_000  # more do not change three digits of a mean; a large set is read in part
 
 
 def in_memory(split: Split | Scenes) -> Split | Scenes:
@@ -64,36 +63,6 @@ def megabytes(split: Split | Scenes, image_shape: tuple[int, ...], dtype: np.dty
     if isinstance(split, Scenes):
         return int(split.sizes.prod(1).sum()) * (image_shape[-1] * np.dtype(dtype).itemsize + OF_A_SCENE) / MEGABYTE
     return split.size * int(np.prod(image_shape)) * np.dtype(dtype).itemsize / MEGABYTE
-
-
-def _blocks(split: Split | Scenes) -> Iterator[np.ndarray]:
-    """Pictures `[..., C]` that stand for a split: at most 50,000, evenly spread."""
-    indices = np.linspace(0, split.size - 1, min(split.size, STATISTICS_EXAMPLES)).astype(np.int64)
-    if isinstance(split, Scenes):
-        yield from (split.read(index)["image"] for index in indices)
-        return
-    for start in range(0, len(indices), READ_BLOCK):
-        yield split.read(indices[start : start + READ_BLOCK])["image"]
-
-
-def statistics(split: Split | Scenes) -> Statistics:
-    """Mean, deviation and principal components of the pixel values of a split (evenly spread, at most 50,000 examples)."""
-    pixels, total, products = 0, 0.0, 0.0
-    for image in _blocks(split):
-        scale = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-        # One product of the block with itself gives all sums of squares, in float64 so that no digit is lost.
-        values = image.reshape(-1, image.shape[-1]).astype(np.float64) / scale
-        pixels, total, products = pixels + len(values), total + values.sum(0), products + values.T @ values
-    mean = total / pixels
-    covariance = products / pixels - np.outer(mean, mean)
-    variances, directions = np.linalg.eigh(covariance)
-    std = np.sqrt(np.maximum(np.diag(covariance), 0))
-    constant = std < 1e-6  # a channel that never changes is only centred
-    return Statistics(
-        mean.astype(np.float32),
-        np.where(constant, 1, std).astype(np.float32),
-        (directions * np.sqrt(np.maximum(variances, 0))).astype(np.float32),
-    )
 
 
 def _with_places(batch: Batch, places: np.ndarray) -> Batch:

@@ -61,14 +61,6 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()  # what a person should know: files that were left out, classes missing from test
 
 
-class Statistics(NamedTuple):
-    """Of the pixel values of the training split, brought to [0, 1]."""
-
-    mean: np.ndarray  # [C]
-    std: np.ndarray  # [C]
-    components: np.ndarray  # [C, C]: columns are the covariance's eigenvectors times the roots of its eigenvalues
-
-
 def subset(split, indices: np.ndarray):
     """The examples of a Split (or of Scenes) at the given indices [n], in that order."""
     if isinstance(split, Scenes):

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from cnnjax import config
 from cnnjax.cache import cache_dir
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
@@ -44,7 +43,7 @@ def parse_name(text: str) -> Name:
         name, kwargs = None, {}
     if name is None or name.namespace or not kwargs.keys() <= {"config", "version"}:
         raise UserError(
-            f"config.data.name: {text!r} is no data set's name.{_nearest_set(text)}\n"
+            f"config.source.set: {text!r} is no data set's name.{_nearest_set(text)}\n"
             "Write digits, folder, or as tfds does: name, name/config, name:3.0.1."
         )
     return Name(name.name, kwargs.get("config"), kwargs.get("version"))
@@ -53,29 +52,28 @@ def parse_name(text: str) -> Name:
 def require_known(name: str) -> None:
     """Raises UserError, with the nearest name, where tfds knows no such set."""
     if name not in _known_sets():
-        raise UserError(f"config.data.name: there is no data set {name!r}.{_nearest_set(name)}")
+        raise UserError(f"config.source.set: there is no data set {name!r}.{_nearest_set(name)}")
 
 
 def _known_sets() -> list[str]:
     import tensorflow_datasets as tfds
 
-    ours = ["digits", "digit_pairs", "folder"]
-    return [*ours, *tfds.list_builders(with_community_datasets=False)]  # the community's need a network
+    return tfds.list_builders(with_community_datasets=False)  # the community's need a network
 
 
 def _nearest_set(name: str) -> str:
     return nearest(name, _known_sets())
 
 
-def target_folder(data: config.Data) -> Path:
+def target_folder(source) -> Path:
     """The data_dir that sets are prepared into."""
-    given = data.data_dir or os.environ.get("CNNJAX_DATA_DIR")
+    given = source.dir or os.environ.get("CNNJAX_DATA_DIR")
     return Path(given).expanduser() if given else cache_dir("tfds")
 
 
-def _search_folders(data: config.Data) -> list[Path]:
+def _search_folders(source) -> list[Path]:
     """The data_dirs that are searched for prepared sets, first things first."""
-    target = target_folder(data)
+    target = target_folder(source)
     folders = [target] if target == cache_dir("tfds") else [target, target / "tfds"]
     folders += [Path(f).expanduser() for f in (os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets") if f]
     return list(dict.fromkeys(folders))
@@ -107,7 +105,7 @@ def _config(name: str, root: Path) -> str | None:
     if default in found:
         return default
     if len(found) > 1:
-        raise UserError(f"config.data.name: {name} is there as {', '.join(f'{name}/{c}' for c in found)}; say which.")
+        raise UserError(f"config.source.set: {name} is there as {', '.join(f'{name}/{c}' for c in found)}; say which.")
     return found[0] if found else None
 
 
@@ -123,32 +121,32 @@ def prepared_at(folder: Path) -> Prepared:
     return Prepared(folder, frozenset([info.get("fileFormat") or "tfrecord", *info.get("alternativeFileFormats", ())]))
 
 
-def find(data: config.Data) -> Path:
-    """The folder of the newest version, in ArrayRecord, of the set that `data` names.
+def find(source) -> Path:
+    """The folder of the newest version, in ArrayRecord, of the set that `source` names.
 
     Raises:
       UserError: there is none; the message says where was looked, and how to prepare it.
     """
-    name = parse_name(data.name)
-    if folder := readable_folder(data, name):
+    name = parse_name(source.set)
+    if folder := readable_folder(source, name):
         return folder
-    others = [p.folder.name for p in found_anywhere(data, name._replace(version=None))]
+    others = [p.folder.name for p in found_anywhere(source, name._replace(version=None))]
     if not others:
         require_known(name.name)
     state = f"has other versions ({', '.join(others)})" if others else "is not prepared"
     raise UserError(
-        f"{data.name} {state} in {', '.join(map(str, _search_folders(data)))}.\n"
-        "Prepare it: python run.py prepare --config=...; or say where it lies: --config.data.data_dir=FOLDER"
+        f"{source.set} {state} in {', '.join(map(str, _search_folders(source)))}.\n"
+        "Prepare it: python run.py prepare --config=...; or say where it lies: --config.source.dir=FOLDER"
     )
 
 
-def found_anywhere(data: config.Data, name: Name) -> list[Prepared]:
-    return [prepared for folder in _search_folders(data) for prepared in prepared_versions(name, folder)]
+def found_anywhere(source, name: Name) -> list[Prepared]:
+    return [prepared for folder in _search_folders(source) for prepared in prepared_versions(name, folder)]
 
 
-def readable_folder(data: config.Data, name: Name) -> Path | None:
+def readable_folder(source, name: Name) -> Path | None:
     """The first folder that holds the set as ArrayRecord; UserError where there are only other formats."""
-    found = found_anywhere(data, name)
+    found = found_anywhere(source, name)
     for prepared in found:
         if "array_record" in prepared.formats:
             return prepared.folder
@@ -156,6 +154,6 @@ def readable_folder(data: config.Data, name: Name) -> Path | None:
         return None
     folder, formats = found[0]
     raise UserError(
-        f"{data.name} is prepared in {folder} as {', '.join(sorted(formats))}; ArrayRecord is needed.\n"
+        f"{source.set} is prepared in {folder} as {', '.join(sorted(formats))}; ArrayRecord is needed.\n"
         f"Convert it: python run.py prepare --config=... --from={folder}"
     )

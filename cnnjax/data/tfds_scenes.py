@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data import masks
 from cnnjax.data.picture_scan import cores
 from cnnjax.data.pictures import BadPicture, read_picture, read_stored
@@ -21,26 +20,26 @@ MASK_WORDS = ("mask", "segment", "label", "annotation")
 BLOCK = 64  # examples that are read at once when masks are looked at
 
 
-def open_tfds_scenes(data: config.Data) -> Dataset:
+def open_tfds_scenes(source, image) -> Dataset:
     """A prepared set whose examples have a picture and a mask.
 
     Raises:
       UserError: an unknown or unprepared set, one without masks or with several, values that are no classes.
     """
-    if data.image_size:
-        raise UserError("config.data.image_size must be 0: pictures and masks are taken as large as they are.")
-    legend = masks.read_legend(data.legend)
-    name, info = open_info(data)
+    if image.size:
+        raise UserError("config.input.size must be 0: pictures and masks are taken as large as they are.")
+    legend = masks.read_legend(source.legend)
+    name, info = open_info(source)
     image_key, mask_key = _keys(name, info)
     colours = masks.names_colours(legend)
     looks = {
         shard.path: _looks(shard, mask_key, colours) for split in info.splits for shard in shards_of(split, info.splits)
     }
     everything = [look for found in looks.values() for look in found]
-    code = masks.code_of(everything, data.mask_kind, legend or _names(info.features[mask_key]), data.ignore)
+    code = masks.code_of(everything, source.mask_kind, legend or _names(info.features[mask_key]), source.ignore)
     if code.kind == "index" and legend is None and _names(info.features[mask_key]) is None:
         values = np.unique(np.concatenate([look.values for look in everything]))
-        values = tuple(int(v) for v in values if v != data.ignore)
+        values = tuple(int(v) for v in values if v != source.ignore)
         code = code._replace(
             class_names=tuple(map(str, values)), values=values
         )  # those that occur: 1, 2, 3 of the pets
@@ -49,7 +48,7 @@ def open_tfds_scenes(data: config.Data) -> Dataset:
             if (value := code.stranger(look)) is not None:
                 raise UserError(f"The mask of example {number} in {path} has pixels of {value}, which is no class.")
     stored = info.features[image_key].shape[-1]
-    channels = data.channels or (1 if stored == 1 else 3)
+    channels = image.channels or (1 if stored == 1 else 3)
     sizes = {path: np.array([look.shape[:2] for look in found], np.int64) for path, found in looks.items()}
 
     def split(spec: str) -> Scenes:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import config
 from cnnjax.data.picture_scan import cores
 from cnnjax.data.pictures import BadPicture, read_picture
 from cnnjax.data.source import Batch, Dataset, Split
@@ -23,16 +22,16 @@ SMALL_BYTES = 4096  # of a picture's file on average: smaller ones are decoded t
 MIXED_SIZE = 128  # pixels: pictures of several sizes are brought to this, where no size is asked for
 
 
-def open_tfds(data: config.Data) -> Dataset:
+def open_tfds(source, input) -> Dataset:
     """A prepared image-classification set, read from its ArrayRecord files without TensorFlow.
 
     Raises:
       UserError: an unknown or unprepared set, one that is no image classification, missing or damaged files.
     """
-    name, info = open_info(data)
+    name, info = open_info(source)
     image_key, label_key = _feature_keys(name, info)
     image, label = info.features[image_key], info.features[label_key]
-    shape, dtype, resize = _form(name, image, data)
+    shape, dtype, resize = _form(name, image, input)
 
     def split(spec: str) -> Split:
         shards = shards_of(spec, info.splits)
@@ -50,7 +49,7 @@ def open_tfds(data: config.Data) -> Dataset:
     )
 
 
-def open_info(data: config.Data):
+def open_info(source):
     """(name, DatasetInfo) of a prepared set, whose files are all there.
 
     Raises:
@@ -58,7 +57,7 @@ def open_info(data: config.Data):
     """
     import tensorflow_datasets as tfds
 
-    folder = find(data)
+    folder = find(source)
     try:
         info = tfds.builder_from_directory(str(folder), file_format="array_record").info
     except (ValueError, KeyError, OSError, ImportError) as error:
@@ -89,26 +88,24 @@ def _feature_keys(name: str, info) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _form(name: str, image, data: config.Data) -> tuple[tuple[int, int, int], np.dtype, str]:
+def _form(name: str, feature, image) -> tuple[tuple[int, int, int], np.dtype, str]:
     """The shape and type that an Image feature's pictures are brought to, and how; '' where they are stored so.
 
     Raises:
       UserError: it cannot be done with such pictures.
     """
-    (height, width, stored), dtype = image.shape, np.dtype(image.np_dtype)
-    if data.channels not in (0, 1, 3):
-        raise UserError(f"config.data.channels must be 0 (as stored), 1 or 3, not {data.channels}.")
-    channels = data.channels or (stored if height and width and stored else 1 if stored == 1 else 3)
-    size = data.image_size or (0 if height and width else MIXED_SIZE)
+    (height, width, stored), dtype = feature.shape, np.dtype(feature.np_dtype)
+    channels = image.channels or (stored if height and width and stored else 1 if stored == 1 else 3)
+    size = image.size or (0 if height and width else MIXED_SIZE)
     shape = (size or height, size or width, channels)
     if shape == (height, width, stored) and (dtype.name, channels) in MODES:
         return shape, dtype, ""
     if dtype != np.uint8 or channels not in (1, 3):
         raise UserError(
-            f"{name} has pictures of {_shape(image.shape)} {dtype}, which cannot be read as {_shape(shape)}.\n"
-            "Only pictures of 8 bits can be resized or change channels: leave data.image_size and data.channels at 0."
+            f"{name} has images of {_shape(feature.shape)} {dtype}, which cannot be read as {_shape(shape)}.\n"
+            "Only images of 8 bits can be resized or change channels: leave config.input.size and config.input.channels at 0."
         )
-    return shape, dtype, data.resize
+    return shape, dtype, image.resize
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

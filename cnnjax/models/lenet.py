@@ -51,7 +51,7 @@ class LeNet5(nn.Module):
         height, width = x.shape[1:3]
         if max(height, width) > CANVAS:
             raise UserError(
-                f"LeNet-5 takes pictures of at most {CANVAS}x{CANVAS}, not {height}x{width}: set --config.data.image_size={CANVAS}."
+                f"LeNet-5 takes pictures of at most {CANVAS}x{CANVAS}, not {height}x{width}: set --config.input.size={CANVAS}."
             )
         margins = [((CANVAS - n) // 2, CANVAS - n - (CANVAS - n) // 2) for n in (height, width)]
         x = jnp.pad(x.astype(self.dtype), [(0, 0), *margins, (0, 0)])

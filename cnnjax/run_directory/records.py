@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from cnnjax.data.masks import Code
-from cnnjax.data.source import Dataset, Statistics
+from cnnjax.data.source import Dataset
 from cnnjax.errors import RunError, UserError
+from cnnjax.inputs.images.statistics import Statistics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 

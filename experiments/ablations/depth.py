@@ -26,7 +26,7 @@ def get_sweep() -> Sweep:
         common={
             "model.width": 8,
             "model.stem_width": 8,
-            "data.image_size": 16,
+            "input.size": 16,
             "batch_size": 64,
             "steps": 800,
             "schedule.unit": "steps",

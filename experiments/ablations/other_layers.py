@@ -1,4 +1,4 @@
-"""What the other layers bring, each added alone: the non-linearity, normalisation, dropout, augmentation.
+"""What the other layers bring, each added alone: the non-linearity, normalisation, dropout, input.augmentation.
 
 python run.py prepare --config=experiments/fashion_mnist.py
 python run.py sweep --config=experiments/ablations/other_layers.py --workdir=runs/other_layers --parallel=2
@@ -30,9 +30,9 @@ def get_sweep() -> Sweep:
             normalization=values("model.normalization", "none", "local_response", "batch"),
             dropout=values("model.dropout", 0.0, 0.5),
             augmentation={
-                "none": {"augmentation.flip": False},
-                "flip": {"augmentation.flip": True},
-                "flip and shift": {"augmentation.flip": True, "augmentation.pad_and_crop": 2},
+                "none": {"input.augmentation.flip": False},
+                "flip": {"input.augmentation.flip": True},
+                "flip and shift": {"input.augmentation.flip": True, "input.augmentation.pad_and_crop": 2},
             },
         ),
     )

@@ -25,10 +25,18 @@ def get_sweep() -> Sweep:
     return Sweep(
         base="experiments/digits.py",
         hypothesis="A CNN with global pooling bears shifts that a dense network does not; shifted pictures teach both.",
-        common={"steps": 600, "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 0.0},
+        common={
+            "steps": 600,
+            "input.augmentation.rotation": 0.0,
+            "input.augmentation.shear": 0.0,
+            "input.augmentation.scale": 0.0,
+        },
         factors={
             "network": {"CNN, global pooling": {}, "CNN, flattened": {"model.hidden": (128,)}, "dense": dense},
-            "training pictures": {"centred": {"augmentation.shift": 0.0}, "shifted": {"augmentation.shift": 0.35}},
+            "training pictures": {
+                "centred": {"input.augmentation.shift": 0.0},
+                "shifted": {"input.augmentation.shift": 0.35},
+            },
         },
         grid=True,
         measure=accuracies,

@@ -32,7 +32,7 @@ def get_sweep() -> Sweep:
         factors={
             "skip": values("model.skip", "concatenate", "none"),
             "up": values("model.up", "transpose", "interpolate"),
-            "elastic": values("augmentation.elastic", 0.0, 6.0),
+            "elastic": values("input.augmentation.elastic", 0.0, 6.0),
             "border weight": values("task.border_weight", 5.0, 0.0),
         },
         score="mean_iou",

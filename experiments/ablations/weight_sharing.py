@@ -17,11 +17,11 @@ def get_sweep() -> Sweep:
         common={
             "model.channels": (8, 16, 32),
             "model.blocks": 1,
-            "data.image_size": 14,
+            "input.size": 14,
             "model.downsampling": "stride",
             "model.hidden": (64,),
             "model.normalization": "none",
-            "augmentation.flip": False,
+            "input.augmentation.flip": False,
             "optimizer.name": "adamw",
             "optimizer.learning_rate": 2e-3,
             "schedule.warmup": 0.0,

@@ -1,4 +1,4 @@
-"""Cuts the objects out of a data set with boxes, into a folder of classes that `--config.data.name=folder` reads.
+"""Cuts the objects out of a data set with boxes, into a folder of classes that `--config.source=class_folder` reads.
 
 python experiments/data/cells.py --voc=DIR/bccd --out=data/bccd_cells
 

@@ -35,7 +35,7 @@ WALL_CLOCK = ("time", "seconds", "images_per_second")
 # All that has a state of its own or randomness of its own, in a run of some seconds.
 KNOBS = """
     model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 accumulate=2 steps=300 evaluate_every=1.37
-    augmentation.mixup=0.2 augmentation.shift=0.1 ema_decay=0.99 optimizer.name=sgd optimizer.learning_rate=0.2
+    input.augmentation.mixup=0.2 input.augmentation.shift=0.1 ema_decay=0.99 optimizer.name=sgd optimizer.learning_rate=0.2
     optimizer.weight_decay=0.001 schedule.name=plateau schedule.patience=2 early_stopping=5 data.validation_fraction=0.5
     eval_batch_size=8 checkpoint.every_minutes=0.003 checkpoint.test=best log_every=7
 """.split()

@@ -57,7 +57,7 @@ def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int
     config.optimizer.weight_decay, config.optimizer.learning_rate = 1e-3, 0.05
     if random:
         config.model.dropout = random["dropout"]
-        config.augmentation.mixup, config.augmentation.cutmix = random["mixup"], random["cutmix"]
+        config.input.augmentation.mixup, config.input.augmentation.cutmix = random["mixup"], random["cutmix"]
     for section, values in ((config, layout), (config.data, data)):
         for name, value in values.items():
             setattr(section, name, value)

@@ -33,7 +33,7 @@ SHORT = (
 )
 RUNS = {
     "digits": ("experiments/digits.py", ()),
-    "digits_mixed": ("experiments/digits.py", ("augmentation.mixup=0.4", "augmentation.cutmix=1.0", "model.dropout=0.3")),
+    "digits_mixed": ("experiments/digits.py", ("input.augmentation.mixup=0.4", "input.augmentation.cutmix=1.0", "model.dropout=0.3")),
     "digit_scenes": ("experiments/digit_scenes_unet.py", ("batch_size=8",)),
     "nuclei": ("experiments/nuclei.py", ("batch_size=8", "model.base=4", "task.crop=64")),
     "cells": ("experiments/alexnet_imagenet.py:cells", ("batch_size=8", "model.width=0.0625", "model.hidden=64")),

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from cnnjax.config import Augmentation
-from cnnjax.data.augmentation import augment, colour, evaluation_view, geometry, mixing, output_size, to_unit
-from cnnjax.data.source import Statistics
 from cnnjax.errors import UserError
+from cnnjax.inputs.images.augmentation import augment, colour, evaluation_view, geometry, mixing, output_size, to_unit
+from cnnjax.inputs.images.options import Augmentation
+from cnnjax.inputs.images.statistics import Statistics
 
 COMPONENTS = np.array([[0.3, 0.1, 0.02], [0.25, -0.05, -0.04], [0.2, -0.1, 0.03]], np.float32)
 STATISTICS = Statistics(np.full(3, 0.5), np.full(3, 0.25), COMPONENTS)
@@ -535,7 +535,7 @@ def test_output_size_is_that_of_both_views(knobs, size):
 
 
 def test_a_crop_larger_than_the_picture_is_refused():
-    message = r"config\.augmentation\.random_crop is 32, but the pictures are 28 x 40"
+    message = r"config\.input\.augmentation\.random_crop is 32, but the pictures are 28 x 40"
     image, options = np.zeros((2, 28, 40, 1), np.uint8), Augmentation(random_crop=32)
     for call in (
         lambda: output_size(28, 40, options),

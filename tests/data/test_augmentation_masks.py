@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
-from cnnjax.config import Augmentation
-from cnnjax.data import augmentation
-from cnnjax.data.augmentation import colour, geometry, warp
 from cnnjax.errors import UserError
+from cnnjax.inputs.images import augmentation
+from cnnjax.inputs.images.augmentation import colour, geometry, warp
+from cnnjax.inputs.images.options import Augmentation
 
 RANDOM = np.random.default_rng(0)
 KEY = jax.random.key(7)

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnnjax.config import Data
-from cnnjax.data import digit_pairs, open_dataset
-from cnnjax.data.prepare import prepare
+from cnnjax.data import digit_pairs
 from cnnjax.errors import UserError
+from tests.data.sets import opened, options
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return open_dataset(Data(name="digit_pairs"))
+    return opened(options.DigitPairs())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def test_places_are_uniform_whatever_the_stride():
 
 
 def test_it_has_a_class_a_picture_and_needs_no_preparation():
-    with pytest.raises(UserError, match="digit_pairs has one class an image"):
-        open_dataset(Data(name="digit_pairs"), "mask")
+    with pytest.raises(UserError, match="config.source=digit_pairs gives each example a label"):
+        opened(options.DigitPairs(), "mask")
     with pytest.raises(UserError, match="needs no preparation"):
-        prepare(Data(name="digit_pairs"))
+        options.DigitPairs().prepare("")

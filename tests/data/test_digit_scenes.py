@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnnjax.config import Data
-from cnnjax.data import digit_scenes, open_dataset
+from cnnjax.data import digit_scenes
 from cnnjax.errors import UserError
+from tests.data.sets import opened, options
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return open_dataset(Data(name="digit_scenes"), "mask")
+    return opened(options.DigitScenes(), "mask")
 
 
 def test_a_scene_is_the_same_for_ever():
@@ -82,5 +82,5 @@ def test_no_two_scenes_are_the_same(dataset):
 
 
 def test_it_is_no_classification():
-    with pytest.raises(UserError, match="say --config.task=segmentation"):
-        open_dataset(Data(name="digit_scenes"))
+    with pytest.raises(UserError, match="gives each example a mask, and this task learns a label"):
+        opened(options.DigitScenes())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cnnjax import config
-from cnnjax.data import digits, open_dataset
+from cnnjax.data import digits
 from cnnjax.errors import UserError
+from tests.data.sets import opened, options
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def no_network(monkeypatch):
 
 
 def test_examples_are_those_of_scikit_learn_in_their_order(no_network, capfd):
-    dataset = open_dataset(config.Data(name="digits"))
+    dataset = opened(options.Digits())
     assert dataset.split_sizes == dict(train=898, test=899)
     assert dataset.image_shape == (8, 8, 1) and dataset.dtype == np.uint8
     assert dataset.class_names == tuple("0123456789")
@@ -57,9 +57,9 @@ def test_second_call_changes_nothing(cache):
 
 
 def test_files_are_the_same_every_time(cache, tmp_path, monkeypatch):
-    first = open_dataset(config.Data()).fingerprint
+    first = opened(options.Digits()).fingerprint
     monkeypatch.setenv("CNNJAX_CACHE_DIR", str(tmp_path / "other"))
-    assert open_dataset(config.Data()).fingerprint == first
+    assert opened(options.Digits()).fingerprint == first
 
 
 def _prepare_and_count(barrier, counts):
@@ -82,7 +82,7 @@ def test_of_several_processes_at_once_one_prepares():
         worker.join()
     assert sorted([built_a, built_b]) == [0, 1]
     assert files_a == files_b
-    assert len(open_dataset(config.Data()).split("train+test").read(np.arange(1797))["label"]) == 1797
+    assert len(opened(options.Digits()).split("train+test").read(np.arange(1797))["label"]) == 1797
 
 
 def _die_half_way():
@@ -105,7 +105,7 @@ def test_interrupted_preparation_is_not_taken_for_whole(cache):
     assert worker.exitcode == 9
     assert list(cache.glob("digits/incomplete*")), "it died before it wrote anything"
     assert not digits.is_prepared(cache)
-    dataset = open_dataset(config.Data())
+    dataset = opened(options.Digits())
     assert len(dataset.split("test").read(np.arange(899))["label"]) == 899
     assert [p.name for p in (cache / "digits").iterdir()] == ["1.0.0"], "the rests are swept up"
 
@@ -113,7 +113,7 @@ def test_interrupted_preparation_is_not_taken_for_whole(cache):
 def test_lost_file_is_made_again(cache):
     digits.ensure_digits()
     next(cache.glob("digits/1.0.0/*test.array_record*")).unlink()
-    assert len(open_dataset(config.Data()).split("test").read(np.arange(899))["label"]) == 899
+    assert len(opened(options.Digits()).split("test").read(np.arange(899))["label"]) == 899
 
 
 def test_cache_that_cannot_be_written(cache, monkeypatch):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnnjax.cache import cache_dir
-from cnnjax.config import Data
 from cnnjax.data import folder, picture_scan, pictures, split_spec
-from cnnjax.data.folder import list_pictures, open_folder
+from cnnjax.data.folder import list_pictures
 from cnnjax.errors import RunError, UserError
+from tests.data.sets import opened_folder, options
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def write_classes(root, counts=(("cat", 10), ("dog", 5)), **options):
 
 
 def opened(root, **knobs):
-    return open_folder(Data(name="folder", data_dir=str(root), **knobs))
+    return opened_folder(options.ClassFolder, root, **knobs)
 
 
 def message(root, **knobs) -> str:
@@ -173,11 +173,11 @@ def test_classes_named_train_and_bus(root):
 
 
 def test_no_folder_given():
-    assert "--config.data.data_dir=DIR" in message("")
+    assert "--config.source.dir=DIR" in message("")
 
 
 def test_missing_folder(root):
-    assert "none (config.data.data_dir) does not exist" in message(root / "none")
+    assert "none (config.source.dir) does not exist" in message(root / "none")
     (root / "file").write_text("")
     assert "is a file, not a folder" in message(root / "file")
 
@@ -229,7 +229,7 @@ def test_class_missing_from_train(root):
 
 def test_two_channels(root):
     write_classes(root)
-    assert "config.data.channels must be 1 (grey), 3 (colour) or 0" in message(root, channels=2)
+    assert "config.input.channels must be 0 (as stored), 1 or 3" in message(root, channels=2)
 
 
 def test_folder_without_permission(root, monkeypatch):
@@ -259,13 +259,13 @@ def test_mixed_sizes(root):
     write(root / "cat" / "large.png", (30, 20, 3))
     dataset = opened(root)
     assert dataset.image_shape == (128, 128, 3)
-    assert "2 sizes and were brought to 128x128 (crop); --config.data.image_size=N" in dataset.notes[0]
+    assert "2 sizes and were brought to 128x128 (crop); --config.input.size=N" in dataset.notes[0]
     assert everything(dataset)["image"].shape == (16, 128, 128, 3)
 
 
 def test_size_as_asked(root):
     write_classes(root, value=100)
-    dataset = opened(root, image_size=16, resize="pad")
+    dataset = opened(root, size=16, resize="pad")
     assert dataset.image_shape == (16, 16, 3) and dataset.notes == ()
     image = everything(dataset)["image"][0, ..., 0]
     assert (image[:2] == 0).all() and (image[2:14] == 100).all() and (image[14:] == 0).all()
@@ -293,7 +293,7 @@ def test_bad_pictures_are_named(root):
     spoil(root, 2)
     assert message(root) == (
         f"2 of 17 pictures in {root} cannot be used: cat/bad0.png is not a picture (PNG, JPEG, BMP, WebP or TIFF); "
-        "cat/bad1.png is empty (0 bytes).\n--config.data.skip_bad_files=true leaves them out."
+        "cat/bad1.png is empty (0 bytes).\n--config.source.skip_bad_files=true leaves them out."
     )
 
 

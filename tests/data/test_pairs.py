@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.config import Data
-from cnnjax.data import open_dataset
 from cnnjax.data.source import IGNORED
 from cnnjax.errors import RunError, UserError
+from tests.data.sets import opened_folder, options
 
 RANDOM = np.random.default_rng(0)
 
@@ -53,7 +52,7 @@ def write_pairs(root: Path, count=5, images="images", masks="masks", **options) 
 
 
 def opened(root: Path, **knobs):
-    return open_dataset(Data(name="folder", data_dir=str(root), **knobs), "mask")
+    return opened_folder(options.MaskFolder, root, **knobs)
 
 
 def message(root: Path, **knobs) -> str:
@@ -211,15 +210,14 @@ class TestKinds:
         write_pairs(tmp_path / "train", values=(0, 1, 2))
         written = write_pairs(tmp_path / "other", values=(0, 1))
         known = opened(tmp_path / "train").mask_code
-        other = Data(name="folder", data_dir=str(tmp_path / "other"))
-        dataset = open_dataset(other, "mask", known)
-        assert dataset.class_names == ("0", "1", "2") and open_dataset(other, "mask").class_names == (
+        dataset = opened(tmp_path / "other", known=known)
+        assert dataset.class_names == ("0", "1", "2") and opened(tmp_path / "other").class_names == (
             "background",
             "object",
         )
         np.testing.assert_array_equal(contents(dataset)["1.png"]["mask"], written["1.png"][1])
         write_pairs(tmp_path / "other", values=(0, 0))
-        assert open_dataset(other, "mask", known).class_names == ("0", "1", "2")
+        assert opened(tmp_path / "other", known=known).class_names == ("0", "1", "2")
 
     def test_grey_and_palettes_among_colours(self, tmp_path):
         colours = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 255]], np.uint8)
@@ -248,7 +246,7 @@ class TestKinds:
             save(tmp_path / "images" / f"{i}.png", picture())
             save(tmp_path / "masks" / f"{i}.png", mask_of(values=((0, 1), (0, 255))[i % 2]))
         text = message(tmp_path)
-        assert "of 0 and 1, others of 0 and 255" in text and "--config.data.mask_kind=binary" in text
+        assert "of 0 and 1, others of 0 and 255" in text and "--config.source.mask_kind=binary" in text
         assert opened(tmp_path, mask_kind="binary").class_names == ("background", "object")
 
 
@@ -278,7 +276,7 @@ class TestMessages:
         text = message(tmp_path, mask_kind="binary")
         assert "has pixels of 17, which is no class (background, object)" in text
         write_pairs(tmp_path, values=(0, 1, 255))
-        assert "--config.data.ignore=VALUE" in message(tmp_path)
+        assert "--config.source.ignore=VALUE" in message(tmp_path)
         assert opened(tmp_path, ignore=255).class_names == ("background", "object")
 
     def test_nothing_to_learn(self, tmp_path):
@@ -313,7 +311,7 @@ class TestMessages:
         assert "does not exist" in message(tmp_path / "many/images", masks=str(tmp_path / "none"))
         assert "fits none of the 3" in message(tmp_path / "many", test_files="z*")
         assert "holds no masks" in message(tmp_path / "many/images")
-        assert "image_size must be 0" in message(tmp_path / "many", image_size=8)
+        assert "config.input.size must be 0" in message(tmp_path / "many", size=8)
         save(tmp_path / "many/images/1.jpg", picture())
         assert "1.jpg and 1.png in" in message(tmp_path / "many") and "keep one" in message(tmp_path / "many")
         (tmp_path / "empty/images").mkdir(parents=True)

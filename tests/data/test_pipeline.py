@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cnnjax.data import pipeline, workers
 from cnnjax.data.pipeline import EvaluationBatch, TrainBatch
 from cnnjax.data.source import Split, subset
+from cnnjax.inputs.images.statistics import statistics
 
 
 class Reader:
@@ -122,7 +123,7 @@ def test_statistics_against_numpy():
     images = rng.integers(0, 256, (30, 5, 4, 3)).astype(np.uint8)
     images[..., 2] = 7  # a channel without variance is centred, not divided by zero
     split = Split(30, lambda i: dict(image=images[i], label=i))
-    found = pipeline.statistics(split)
+    found = statistics(split)
     pixels = images.reshape(-1, 3) / 255.0
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.std, [*pixels.std(0)[:2], 1.0], rtol=1e-5)

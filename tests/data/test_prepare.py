@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 from tensorboardX.crc32c import crc32c as reference_crc32c
 
-from cnnjax import config
 from cnnjax.data import tfrecord as module
 from cnnjax.data.prepare import prepare
-from cnnjax.data.tfds_source import open_tfds
 from cnnjax.data.tfrecord import crc32c
 from cnnjax.errors import RunError, UserError
+from tests.data.sets import opened, options
 
 pytestmark = pytest.mark.usefixtures("nothing_outside")
 
@@ -62,7 +61,7 @@ def tfrecord(digits_dir, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    return config.Data(name="tenth", data_dir=str(tmp_path / "new"))
+    return options.Tfds(set="tenth", dir=str(tmp_path / "new"))
 
 
 def silent(_):
@@ -82,13 +81,13 @@ def test_conversion_keeps_every_example(tfrecord, data, digits_dir, below):
 
     lines = []
     folder = prepare(data, str(tfrecord / below), log=lines.append)
-    assert str(folder) == data.data_dir + "/tenth/2.0.0"
+    assert str(folder) == data.dir + "/tenth/2.0.0"
     assert len(lines) == 5 and "is now prepared" in lines[-1]
     assert [p.name for p in folder.parent.iterdir()] == ["2.0.0"]
 
-    dataset = open_tfds(data)
+    dataset = opened(data)
     assert dataset.split_sizes == dict(train=TRAIN, test=7) and dataset.class_names == tuple("0123456789")
-    expected = open_tfds(config.Data(name="digits", data_dir=str(digits_dir))).split("train").read(np.arange(TRAIN))
+    expected = opened(options.Tfds(set="digits", dir=str(digits_dir))).split("train").read(np.arange(TRAIN))
     batch = dataset.split("train").read(np.arange(TRAIN))
     np.testing.assert_array_equal(batch["image"], expected["image"])
     np.testing.assert_array_equal(batch["label"], expected["label"])
@@ -109,9 +108,9 @@ def test_conversion_of_a_config_keeps_the_default(tfrecord, data):
     default = tfrecord / "tenth" / ".config" / "metadata.json"
     default.parent.mkdir()
     default.write_text('{"default_config_name": "half"}')
-    assert str(prepare(data, str(tfrecord), silent)) == data.data_dir + "/tenth/half/2.0.0"
-    assert Path(data.data_dir, "tenth", ".config", "metadata.json").read_text() == default.read_text()
-    assert open_tfds(data).name == "tenth/half:2.0.0"
+    assert str(prepare(data, str(tfrecord), silent)) == data.dir + "/tenth/half/2.0.0"
+    assert Path(data.dir, "tenth", ".config", "metadata.json").read_text() == default.read_text()
+    assert opened(data).name == "tenth/half:2.0.0"
 
 
 def _flip(data: bytes, at: int) -> bytes:
@@ -159,15 +158,15 @@ def test_sources_that_do_not_fit(tfrecord, data, tmp_path, digits_dir):
     with pytest.raises(UserError, match="holds no tenth"):
         prepare(data, str(tmp_path), silent)
     with pytest.raises(UserError, match="holds tenth, not mnist"):
-        prepare(config.Data(name="mnist"), str(tfrecord / "tenth/2.0.0"), silent)
+        prepare(options.Tfds(set="mnist"), str(tfrecord / "tenth/2.0.0"), silent)
     with pytest.raises(UserError, match="holds array_record: only TFRecord"):
         prepare(data, str(digits_dir / "digits/1.0.0"), silent)
     with pytest.raises(UserError, match="holds other files already: name another folder"):
-        prepare(config.Data(name="tenth", data_dir=str(tfrecord)), str(tfrecord), silent)
+        prepare(options.Tfds(set="tenth", dir=str(tfrecord)), str(tfrecord), silent)
 
 
 def test_target_is_the_variable_and_else_the_cache(tfrecord, tmp_path, monkeypatch):
-    data = config.Data(name="tenth")
+    data = options.Tfds(set="tenth")
     assert prepare(data, str(tfrecord), silent) == tmp_path / "cache/tfds/tenth/2.0.0"
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setenv("CNNJAX_DATA_DIR", str(tmp_path / "ours"))
@@ -177,29 +176,29 @@ def test_target_is_the_variable_and_else_the_cache(tfrecord, tmp_path, monkeypat
 def test_digits_are_prepared_once(tmp_path):
     lines = []
     for _ in range(2):
-        assert prepare(config.Data(name="digits"), log=lines.append) == tmp_path / "cache/tfds/digits/1.0.0"
+        assert options.Digits().prepare("", lines.append) == tmp_path / "cache/tfds/digits/1.0.0"
     assert "is now prepared" in lines[0] and "is already prepared" in lines[1]
 
 
 def test_folder_needs_none():
     with pytest.raises(UserError, match="needs no preparation"):
-        prepare(config.Data(name="folder"), log=silent)
+        options.ClassFolder().prepare("", silent)
 
 
 def test_unknown_name_comes_before_tensorflow():
     with pytest.raises(UserError, match="Did you mean mnist"):
-        prepare(config.Data(name="mnits"), log=silent)
+        prepare(options.Tfds(set="mnits"), log=silent)
 
 
 def test_without_tensorflow(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install -r requirements-prepare.txt"):
-        prepare(config.Data(name="mnist"), log=silent)
+        prepare(options.Tfds(set="mnist"), log=silent)
 
 
 def test_tfrecord_at_hand_is_to_be_converted_not_built(tfrecord):
     with pytest.raises(UserError, match=f"--from={tfrecord}/tenth/2.0.0"):
-        prepare(config.Data(name="tenth", data_dir=str(tfrecord)), log=silent)
+        prepare(options.Tfds(set="tenth", dir=str(tfrecord)), log=silent)
 
 
 def test_building_is_left_to_tfds(tmp_path, monkeypatch):
@@ -213,7 +212,7 @@ def test_building_is_left_to_tfds(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(tfds, "builder", lambda name, **options: asked.append((name, options)) or builder)
-    data = config.Data(name="mnist:3.0.1", data_dir=str(tmp_path))
+    data = options.Tfds(set="mnist:3.0.1", dir=str(tmp_path))
     assert prepare(data, log=silent) == tmp_path / "there"
     assert asked == [("mnist:3.0.1", dict(data_dir=str(tmp_path), file_format="array_record")), "prepare"]
 
@@ -246,9 +245,9 @@ def test_one_of_tfds_own_builders_with_tensorflow(tmp_path):
             Image.new("RGB", (256, 256), (5 * i, 5 * i, 5 * i)).save(
                 folder / f"{name}_{j:03d}.jpg", quality=100, subsampling=0
             )
-    data = config.Data(name="resisc45", data_dir=str(tmp_path))
+    data = options.Tfds(set="resisc45", dir=str(tmp_path))
     assert prepare(data, log=silent) == tmp_path / "resisc45" / "3.0.0"
-    dataset = open_tfds(data)
+    dataset = opened(data)
     assert dataset.class_names == tuple(classes) and dataset.image_shape == (256, 256, 3)
     batch = dataset.split("train").read(np.arange(90))
     assert abs(batch["image"][:, 0, 0, 0].astype(int) - 5 * batch["label"]).max() <= 2

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import config
-from cnnjax.data.tfds_source import open_tfds
 from cnnjax.errors import RunError, UserError
+from tests.data.sets import opened, options
 
 pytestmark = pytest.mark.usefixtures("nothing_outside")
 
@@ -111,8 +110,8 @@ def toy(root, files, shape, *, dtype=np.uint8, **options):
     return write_set(root, examples, image_and_label(shape, dtype), **options)
 
 
-def read_all(root, **knobs):
-    dataset = open_tfds(config.Data(name="toy", data_dir=str(root), **knobs))
+def read_all(root, **form):
+    dataset = opened(options.Tfds(set="toy", dir=str(root)), **form)
     split = dataset.split("train")
     batch = split.read(np.arange(split.size))
     assert batch["image"].shape == (split.size, *dataset.image_shape)
@@ -130,7 +129,7 @@ def tfds_source(folder, split):
 
 
 def test_digits_equal_what_tfds_reads(digits_dir):
-    split = open_tfds(config.Data(name="digits", data_dir=str(digits_dir))).split("test")
+    split = opened(options.Tfds(set="digits", dir=str(digits_dir))).split("test")
     batch = split.read(np.arange(split.size))
     source = tfds_source(digits_dir / "digits" / "1.0.0", "test")
     assert len(source) == split.size == 899
@@ -140,7 +139,7 @@ def test_digits_equal_what_tfds_reads(digits_dir):
 
 
 def test_fashion_mnist_equals_what_tfds_reads(fashion):
-    dataset = open_tfds(config.Data(name="fashion_mnist", data_dir=str(fashion)))
+    dataset = opened(options.Tfds(set="fashion_mnist", dir=str(fashion)))
     assert dataset.split_sizes == dict(train=60000, test=10000)
     assert dataset.class_names[::9] == ("T-shirt/top", "Ankle boot")
     split, source = dataset.split("train"), tfds_source(fashion / "fashion_mnist" / "3.0.1", "train")
@@ -155,7 +154,7 @@ def test_fashion_mnist_equals_what_tfds_reads(fashion):
 def test_blocks_are_at_least_5_times_as_fast_as_single_examples(fashion):
     import grain
 
-    split = open_tfds(config.Data(name="fashion_mnist", data_dir=str(fashion))).split("train")
+    split = opened(options.Tfds(set="fashion_mnist", dir=str(fashion))).split("train")
     source = tfds_source(fashion / "fashion_mnist" / "3.0.1", "train")
     single = grain.MapDataset.source(source).shuffle(0).batch(128)
     indices = np.random.default_rng(0).permutation(60000)
@@ -176,7 +175,7 @@ def test_blocks_are_at_least_5_times_as_fast_as_single_examples(fashion):
 
 @pytest.mark.parametrize("spec", ["train[:90%]", "train[90%:]+test", "train[-10:]", "test[5:7]+train[3:4]", "all"])
 def test_splits_are_those_of_tfds(digits_dir, spec):
-    split = open_tfds(config.Data(name="digits", data_dir=str(digits_dir))).split(spec)
+    split = opened(options.Tfds(set="digits", dir=str(digits_dir))).split(spec)
     parts = [example["label"] for example in tfds_source(digits_dir / "digits" / "1.0.0", spec)]
     np.testing.assert_array_equal(split.read(np.arange(split.size))["label"], parts)
 
@@ -184,7 +183,7 @@ def test_splits_are_those_of_tfds(digits_dir, spec):
 def test_indices_in_any_order_over_several_files(tmp_path):
     files = [png(np.full((4, 5), i, np.uint8)) for i in range(12)]
     toy(tmp_path, files, (4, 5, 1), shard_lengths=[5, 1, 6])
-    dataset = open_tfds(config.Data(name="toy", data_dir=str(tmp_path)))
+    dataset = opened(options.Tfds(set="toy", dir=str(tmp_path)))
     indices = np.array([11, 0, 5, 4, 6, 5, 11])
     batch = dataset.split("train").read(indices)
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], indices)
@@ -247,14 +246,14 @@ def test_pictures_of_mixed_sizes_are_brought_to_one(tmp_path):
     toy(tmp_path, [png(np.zeros((9, 5, 3), np.uint8)), png(np.full((4, 20, 3), 200, np.uint8))], (None, None, 3))
     image = read_all(tmp_path)["image"]
     assert image.shape == (2, 128, 128, 3) and (image[0] == 0).all() and (image[1] == 200).all()
-    assert read_all(tmp_path, image_size=16, channels=1)["image"].shape == (2, 16, 16, 1)
-    padded = read_all(tmp_path, image_size=20, resize="pad")["image"]
+    assert read_all(tmp_path, size=16, channels=1)["image"].shape == (2, 16, 16, 1)
+    padded = read_all(tmp_path, size=20, resize="pad")["image"]
     assert (padded[1, :8] == 0).all() and (padded[1, 8:12] == 200).all()
 
 
 def test_pictures_of_one_size_are_resized_and_coloured_when_asked(tmp_path):
     toy(tmp_path, [png(NOISE[..., 0])], (6, 7, 1))
-    assert read_all(tmp_path, image_size=3)["image"].shape == (1, 3, 3, 1)
+    assert read_all(tmp_path, size=3)["image"].shape == (1, 3, 3, 1)
     np.testing.assert_array_equal(read_all(tmp_path, channels=3)["image"][0], NOISE[..., :1].repeat(3, 2))
 
 
@@ -265,7 +264,7 @@ def test_large_pictures_are_read_in_threads(tmp_path):
 
 
 def test_reading_pickles_and_threads_may_share_it(digits_dir):
-    split = open_tfds(config.Data(name="digits", data_dir=str(digits_dir))).split("train")
+    split = opened(options.Tfds(set="digits", dir=str(digits_dir))).split("train")
     expected = split.read(np.arange(split.size))["image"]
     read = pickle.loads(pickle.dumps(split.read))
     with ThreadPoolExecutor(8) as pool:
@@ -288,19 +287,19 @@ def test_fingerprint_changes_with_the_examples_alone(tmp_path):
     toy(tmp_path / "a", files, (2, 2, 1))
     toy(tmp_path / "b", files, (2, 2, 1), shard_lengths=[1, 3])
     toy(tmp_path / "c", files[:3] + [png(np.full((2, 2), 9, np.uint8))], (2, 2, 1))
-    a, b, c = (open_tfds(config.Data(name="toy", data_dir=str(tmp_path / n))).fingerprint for n in "abc")
+    a, b, c = (opened(options.Tfds(set="toy", dir=str(tmp_path / n))).fingerprint for n in "abc")
     assert a == b != c
 
 
 def test_the_order_of_fields_in_a_file_is_no_part_of_the_fingerprint(tmp_path):
     """Protobuf chooses it anew in each process: who prepares a set again has the same set."""
     files = [png(NOISE[:, :, 0] + i) for i in range(4)]
-    opened = []
+    found = []
     for keys in (("image", "label"), ("label", "image")):
         examples = [{key: dict(image=file, label=0)[key] for key in keys} for file in files]
         write_set(tmp_path / keys[0], examples, image_and_label(NOISE.shape[:2] + (1,)), as_given=True)
-        opened.append(open_tfds(config.Data(name="toy", data_dir=str(tmp_path / keys[0]))))
-    one, other = opened
+        found.append(opened(options.Tfds(set="toy", dir=str(tmp_path / keys[0]))))
+    one, other = found
     assert one.fingerprint == other.fingerprint
     # Version 0.1 took that of the files as they are: of both, a run on either is one on the same data.
     digest = hashlib.sha256(b"toy:1.0.0train 4 1")
@@ -317,23 +316,23 @@ def test_newest_version_and_the_one_asked_for(tmp_path):
     for version, grey in {"1.9.0": 1, "1.10.0": 2}.items():
         toy(tmp_path, [png(np.full((2, 2), grey, np.uint8))], (2, 2, 1), version=version)
     for name, grey in {"toy": 2, "toy:1.9.0": 1, "toy:1.*.*": 2}.items():
-        split = open_tfds(config.Data(name=name, data_dir=str(tmp_path))).split("train")
+        split = opened(options.Tfds(set=name, dir=str(tmp_path))).split("train")
         assert split.read(np.array([0]))["image"].max() == grey
     with pytest.raises(UserError, match=r"toy:2.0.0 has other versions \(1.10.0, 1.9.0\)"):
-        open_tfds(config.Data(name="toy:2.0.0", data_dir=str(tmp_path)))
+        opened(options.Tfds(set="toy:2.0.0", dir=str(tmp_path)))
 
 
 def test_configs(tmp_path):
     files = [png(np.zeros((2, 2), np.uint8))]
     toy(tmp_path, files, (2, 2, 1), config_name="plain")
-    assert open_tfds(config.Data(name="toy", data_dir=str(tmp_path))).name == "toy/plain:1.0.0"
+    assert opened(options.Tfds(set="toy", dir=str(tmp_path))).name == "toy/plain:1.0.0"
     toy(tmp_path, files, (2, 2, 1), config_name="odd")
     with pytest.raises(UserError, match="toy is there as toy/odd, toy/plain; say which"):
-        open_tfds(config.Data(name="toy", data_dir=str(tmp_path)))
-    assert open_tfds(config.Data(name="toy/odd:1.0.0", data_dir=str(tmp_path))).name == "toy/odd:1.0.0"
+        opened(options.Tfds(set="toy", dir=str(tmp_path)))
+    assert opened(options.Tfds(set="toy/odd:1.0.0", dir=str(tmp_path))).name == "toy/odd:1.0.0"
     (tmp_path / "toy" / ".config").mkdir()
     (tmp_path / "toy" / ".config" / "metadata.json").write_text('{"default_config_name": "plain"}')
-    assert open_tfds(config.Data(name="toy", data_dir=str(tmp_path))).name == "toy/plain:1.0.0"
+    assert opened(options.Tfds(set="toy", dir=str(tmp_path))).name == "toy/plain:1.0.0"
 
 
 def test_folders_searched(tmp_path, monkeypatch):
@@ -345,33 +344,33 @@ def test_folders_searched(tmp_path, monkeypatch):
             monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / place))
         if place == "ours/tfds":
             monkeypatch.setenv("CNNJAX_DATA_DIR", str(tmp_path / "ours"))
-        data = config.Data(name="toy", data_dir=str(tmp_path / "given") if place == "given" else "")
-        assert open_tfds(data).name == f"toy:{version}.0.0"
+        data = options.Tfds(set="toy", dir=str(tmp_path / "given") if place == "given" else "")
+        assert opened(data).name == f"toy:{version}.0.0"
 
 
 # What is refused
 
 
-def refused(message, data):
+def refused(message, source, **form):
     with pytest.raises(UserError, match=message) as caught:
-        open_tfds(data)
+        opened(source, **form)
     assert len(str(caught.value).splitlines()) <= 2
 
 
 def test_unknown_name():
-    refused("no data set 'fashion_mnits'. Did you mean fashion_mnist?", config.Data(name="fashion_mnits"))
-    refused("no data set 'digitz'. Did you mean digits?", config.Data(name="digitz"))
-    for name in ("", "a b", "../x", "huggingface:mnist", "mnist/a=b", "mnist:1"):
-        refused("is no data set's name", config.Data(name=name))
+    refused("no data set 'fashion_mnits'. Did you mean fashion_mnist?", options.Tfds(set="fashion_mnits"))
+    refused("no data set 'digitz'", options.Tfds(set="digitz"))
+    for name in ("a b", "../x", "huggingface:mnist", "mnist/a=b", "mnist:1"):
+        refused("is no data set's name", options.Tfds(set=name))
 
 
 def test_known_but_not_prepared(tmp_path):
-    refused(rf"mnist is not prepared in {tmp_path}/cache/tfds, .*\n.*run.py prepare", config.Data(name="mnist"))
+    refused(rf"mnist is not prepared in {tmp_path}/cache/tfds, .*\n.*run.py prepare", options.Tfds(set="mnist"))
 
 
 def test_prepared_as_tfrecord_alone(tmp_path):
     folder = toy(tmp_path, [png(NOISE)], (6, 7, 4), fileFormat="tfrecord")
-    refused(rf"in {folder} as tfrecord.*\n.*--from={folder}", config.Data(name="toy", data_dir=str(tmp_path)))
+    refused(rf"in {folder} as tfrecord.*\n.*--from={folder}", options.Tfds(set="toy", dir=str(tmp_path)))
 
 
 def test_set_that_is_no_image_classification(tmp_path):
@@ -379,7 +378,7 @@ def test_set_that_is_no_image_classification(tmp_path):
 
     there = dict(a=features.Image(shape=(2, 2, 1)), b=features.Image(shape=(2, 2, 1)), c=features.Text())
     write_set(tmp_path, [], there, shard_lengths=[0])
-    refused(r"it has a \(Image\), b \(Image\), c \(Text\)", config.Data(name="toy", data_dir=str(tmp_path)))
+    refused(r"it has a \(Image\), b \(Image\), c \(Text\)", options.Tfds(set="toy", dir=str(tmp_path)))
 
 
 BAD_SPLITS = ["trian", "train[", "train[:2", "train[5:5]", "train[:200%]", "train[:9999]", "", "all[:5]"]
@@ -387,7 +386,7 @@ BAD_SPLITS = ["trian", "train[", "train[:2", "train[5:5]", "train[:200%]", "trai
 
 @pytest.mark.parametrize("spec", BAD_SPLITS)
 def test_bad_splits(digits_dir, spec):
-    dataset = open_tfds(config.Data(name="digits", data_dir=str(digits_dir)))
+    dataset = opened(options.Tfds(set="digits", dir=str(digits_dir)))
     with pytest.raises(UserError, match="The splits are: train, test|The splits are: test, train") as caught:
         dataset.split(spec)
     assert len(str(caught.value).splitlines()) <= 2 and repr(spec) in str(caught.value)
@@ -397,34 +396,34 @@ def test_bad_splits(digits_dir, spec):
 def test_missing_file(digits_copy):
     file = next(digits_copy.glob("*/*/*test.array_record*"))
     file.unlink()
-    refused(f"{file} is missing", config.Data(name="digits", data_dir=str(digits_copy)))
+    refused(f"{file} is missing", options.Tfds(set="digits", dir=str(digits_copy)))
 
 
 @pytest.mark.parametrize("damaged", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 10**5])
 def test_damaged_file(digits_copy, damaged):
     file = next(digits_copy.glob("*/*/*test.array_record*"))
     file.write_bytes(damaged(file.read_bytes()))
-    refused(f"{file} is damaged", config.Data(name="digits", data_dir=str(digits_copy)))
+    refused(f"{file} is damaged", options.Tfds(set="digits", dir=str(digits_copy)))
 
 
 def test_file_of_another_length(tmp_path):
     folder = toy(tmp_path, [png(NOISE)] * 3, (6, 7, 4))
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace('"3"', '"4"'))
-    refused("holds 3 examples, not 4", config.Data(name="toy", data_dir=str(tmp_path)))
+    refused("holds 3 examples, not 4", options.Tfds(set="toy", dir=str(tmp_path)))
 
 
 def test_damaged_metadata(digits_copy):
     info = next(digits_copy.glob("*/*/dataset_info.json"))
     info.write_text(info.read_text()[:50])
-    refused(f"{info} cannot be read", config.Data(name="digits", data_dir=str(digits_copy)))
+    refused(f"{info} cannot be read", options.Tfds(set="digits", dir=str(digits_copy)))
 
 
 def test_bad_picture_and_missing_label_are_named(tmp_path):
     files = [png(NOISE), png(NOISE)[:60], b"nothing", png(NOISE[:3])]
     examples = [dict(image=file, label=0) for file in files] + [dict(image=files[0], label=-1)]
     folder = write_set(tmp_path, examples, image_and_label((6, 7, 4)))
-    read = open_tfds(config.Data(name="toy", data_dir=str(tmp_path))).split("train[1:]").read
+    read = opened(options.Tfds(set="toy", dir=str(tmp_path))).split("train[1:]").read
     for i, reason in enumerate(["is damaged", "is not a picture", "is 7x3 pixels, not 7x6", "has no label"]):
         with pytest.raises(RunError, match=rf"example {i + 1} in {folder}/toy-train\S+ {reason}"):
             read(np.array([i]))
@@ -432,5 +431,4 @@ def test_bad_picture_and_missing_label_are_named(tmp_path):
 
 def test_only_8_bits_are_resized(tmp_path):
     toy(tmp_path, [png(np.zeros((2, 3), np.uint16))], (2, 3, 1), dtype=np.uint16)
-    data = config.Data(name="toy", data_dir=str(tmp_path), image_size=8)
-    refused("2x3x1 uint16, which cannot be read as 8x8x1", data)
+    refused("2x3x1 uint16, which cannot be read as 8x8x1", options.Tfds(set="toy", dir=str(tmp_path)), size=8)

@@ -264,7 +264,7 @@ def test_lenet5_has_the_usual_parameters():
 
 
 def test_lenet5_refuses_large_pictures():
-    with pytest.raises(UserError, match="config.data.image_size=32"):
+    with pytest.raises(UserError, match="config.input.size=32"):
         models.options("lenet5").build(10).init(jax.random.key(0), jnp.zeros((1, 33, 20, 1)))
 
 

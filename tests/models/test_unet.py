@@ -294,5 +294,5 @@ def test_it_is_no_classifier():
 
     with pytest.raises(UserError, match="config.model=unet16 says something of every pixel"):
         config = Config(model=models.options("unet16"))
-        config.data.image_size = 16
+        config.input.size = 16
         cnnjax.build(config)

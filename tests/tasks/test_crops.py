@@ -5,6 +5,7 @@ import pytest
 
 from cnnjax.data import mirror, pipeline
 from cnnjax.data.source import Scenes
+from cnnjax.inputs.images.statistics import statistics
 from cnnjax.tasks.segmentation.crops import crops
 
 
@@ -102,7 +103,7 @@ def test_scenes_are_held_in_memory_and_their_statistics_are_of_all_pixels():
     held = pipeline.in_memory(given)
     assert pipeline.is_held(held) and not pipeline.is_held(given) and pipeline.in_memory(held) is held
     pixels = np.concatenate([given.read(i)["image"].reshape(-1, 3) for i in range(2)]) / 255
-    found = pipeline.statistics(held)
+    found = statistics(held)
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-6)
     assert pipeline.megabytes(given, (0, 0, 3), np.uint8) == (24 + 30) * (3 + 1 + 2 + 4) / 2**20

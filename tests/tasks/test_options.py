@@ -3,9 +3,9 @@
 import pytest
 
 from cnnjax import experiment, tasks
-from cnnjax.config import Augmentation
 from cnnjax.errors import UserError
 from cnnjax.experiment import new_config
+from cnnjax.inputs.images.options import Augmentation
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ from cnnjax.experiment import new_config
 )
 def test_what_has_no_meaning_for_masks_is_refused(options, says):
     config = new_config(model="unet", task="segmentation")
-    config.augmentation = Augmentation(**options)
+    config.input.augmentation = Augmentation(**options)
     with pytest.raises(UserError, match=says):
         config.task.check(config)
-    config.augmentation = Augmentation(flip=True, cutout=4, elastic=3.0)
+    config.input.augmentation = Augmentation(flip=True, cutout=4, elastic=3.0)
     config.task.check(config)
 
 

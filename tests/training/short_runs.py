@@ -1,6 +1,7 @@
 """Short runs on the digits, for the tests of this folder."""
 
 import contextlib
+import functools
 
 import jax
 import numpy as np
@@ -17,10 +18,10 @@ def small_config(**changes):
     config.model.channels, config.model.blocks, config.model.dropout = (8,), 1, 0.2
     config.batch_size, config.log_every, config.steps = 64, 4, 12
     config.schedule.name = "constant"
-    config.augmentation.shift = 0.1
+    config.input.augmentation.shift = 0.1
     for name, value in changes.items():
-        section, _, leaf = name.rpartition("__")
-        setattr(getattr(config, section) if section else config, leaf, value)
+        *path, leaf = name.split("__")
+        setattr(functools.reduce(getattr, path, config), leaf, value)
     return config
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import cnnjax
+from cnnjax.data.sources.choices import ClassFolder
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory import checksums
 from cnnjax.run_directory.checkpoint import Checkpoints
@@ -300,7 +301,7 @@ def test_no_pickle_is_read(tmp_path, trained, monkeypatch, digits_folder):
     train(tmp_path, steps=8)
     run = inference.load(tmp_path)
     inference.predictor(run)(np.zeros((1, 8, 8, 1), np.uint8))
-    folder = dict(data__name="folder", data__data_dir=str(digits_folder), data__image_size=8, batch_size=8, steps=2)
+    folder = dict(source=ClassFolder(dir=str(digits_folder)), input__size=8, batch_size=8, steps=2)
     train(tmp_path / "folder", **folder)
 
 

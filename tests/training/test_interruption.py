@@ -22,7 +22,7 @@ from tests.undrawn import no_pictures
 
 KNOBS = """
     model.channels=8 model.blocks=1 model.dropout=0.2 batch_size=64 steps=150 log_every=5 evaluate_every=3.1
-    augmentation.mixup=1 kernels=xla schedule.name=plateau ema_decay=0.9 checkpoint.every_minutes=60 data.validation_fraction=0.3 data.test=
+    input.augmentation.mixup=1 kernels=xla schedule.name=plateau ema_decay=0.9 checkpoint.every_minutes=60 data.validation_fraction=0.3 data.test=
 """.split()
 
 

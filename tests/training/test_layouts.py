@@ -70,7 +70,9 @@ def test_pmap_drops_other_units_on_each_device(dropout):
 
     def loss(batch_size, copies, **layout):
         everything = dict(devices=0) | layout
-        config = small_config(model__dropout=dropout, batch_size=batch_size, augmentation__shift=0.0, **everything)
+        config = small_config(
+            model__dropout=dropout, batch_size=batch_size, input__augmentation__shift=0.0, **everything
+        )
         exp = cnnjax.build(config)
         state = parallel.place_state(exp.layout, initial_state(exp))
         step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import cnnjax
+from cnnjax.data.sources.choices import ClassFolder
 from cnnjax.errors import RunError, UserError
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training.logbook import read_entries
@@ -17,7 +18,9 @@ from tests.training.short_runs import assert_equal_trees, saved, small_config, t
 
 def test_a_run_in_two_halves_equals_one_in_one(tmp_path):
     # Beta(1, 1) is uniform: any other is drawn by a program that takes seconds to compile.
-    everything = dict(ema_decay=0.9, accumulate=2, augmentation__mixup=1.0, schedule__name="plateau", early_stopping=9)
+    everything = dict(
+        ema_decay=0.9, accumulate=2, input__augmentation__mixup=1.0, schedule__name="plateau", early_stopping=9
+    )
     everything |= dict(checkpoint__test="last")  # the best may be that of step 8, where only one of them is evaluated
     whole, _ = train(tmp_path / "whole", **everything)
     train(tmp_path / "halves", **everything, steps=8)
@@ -120,12 +123,12 @@ def test_a_run_that_diverges_after_a_checkpoint_names_it(tmp_path):
 def test_early_stopping_and_plateau_wait_for_validation(tmp_path):
     changes = dict(optimizer__learning_rate=1e-9, schedule__name="plateau", schedule__patience=1, schedule__factor=0.5)
     summary, log = train(tmp_path, steps=60, evaluate_every=0.16, early_stopping=3, model__dropout=0.0,
-                         model__normalization="none", augmentation__shift=0.0, **changes)  # fmt: skip
+                         model__normalization="none", input__augmentation__shift=0.0, **changes)  # fmt: skip
     assert "Stopping early" in log and summary["steps"] == 8  # evaluations at 2, 4, 6, 8: the first is the best
     rates = [e["learning_rate"] for e in read_entries(tmp_path) if e["split"] == "train"]
     np.testing.assert_allclose(rates, [1e-9, 1e-9, 0.5e-9, 0.25e-9], rtol=1e-5)
     again, log = train(tmp_path, steps=60, evaluate_every=0.16, early_stopping=3, model__dropout=0.0,
-                       model__normalization="none", augmentation__shift=0.0, **changes)  # fmt: skip
+                       model__normalization="none", input__augmentation__shift=0.0, **changes)  # fmt: skip
     assert again["steps"] == 8 and "complete (8 steps)" in log  # a stopped run stays stopped
 
 
@@ -157,7 +160,7 @@ def test_without_validation_the_last_is_tested(tmp_path):
 
 def test_fine_tuning_takes_a_run_with_another_head(tmp_path, trained, digits_folder):
     trained(tmp_path / "first")
-    folder = dict(data__name="folder", data__data_dir=str(digits_folder), data__image_size=8)
+    folder = dict(source=ClassFolder(dir=str(digits_folder)), input__size=8)
     summary, log = train(
         tmp_path / "second",
         init_from=str(tmp_path / "first"),

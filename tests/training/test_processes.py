@@ -23,8 +23,8 @@ from tests.training.short_runs import assert_equal_trees, small_config, timeless
 FLAGS = ["--config=experiments/digits.py"] + [
     f"--config.{knob}"
     for knob in """
-    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=0.7 augmentation.mixup=1
-    augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=1.5 schedule.name=plateau
+    model.channels=8,16 model.blocks=1 model.dropout=0.2 batch_size=64 evaluate_every=0.7 input.augmentation.mixup=1
+    input.augmentation.shift=0.1 ema_decay=0.9 optimizer.name=sgd optimizer.learning_rate=1.5 schedule.name=plateau
     schedule.patience=1 data.validation_fraction=0.5 eval_batch_size=128 checkpoint.every_minutes=0.003 log_every=5
     """.split()
 ]

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cnnjax.data import augmentation
 from cnnjax.errors import UserError
 from cnnjax.tasks.classification import loss, metrics, mistakes, predict
 from cnnjax.tasks.classification.options import Options
@@ -26,10 +25,9 @@ class Task(NamedTuple):
 
     # --- Data ---------------------------------------------------------------------------------------------------------
 
-    def input_shape(self, example_shape: tuple[int, int, int], config) -> tuple[int, int, int]:
+    def input_shape(self, example_shape: tuple[int, ...], config) -> tuple[int, ...]:
         """Of an example after augmentation. Raises UserError where that cannot be done to it."""
-        height, width, channels = example_shape
-        return (*augmentation.output_size(height, width, config.augmentation), channels)
+        return config.input.build().output_shape(example_shape)
 
     def check_outputs(self, outputs: jax.ShapeDtypeStruct, class_names: tuple[str, ...], model: str) -> None:
         """Raises UserError for a network that does not give `[B, K]`."""

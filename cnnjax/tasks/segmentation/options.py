@@ -56,14 +56,14 @@ class Options:
 
     def check(self, config) -> None:
         """Raises UserError for values that do not go together, or not with the augmentation or the data's place."""
-        _check_augmentation(config.augmentation)
+        _check_augmentation(config.input.augmentation)
         if config.data.placement == "device":
             raise UserError(
                 "config.data.placement=device holds images of one size, not crops: take auto, host or stream."
             )
-        if config.data.image_size:
+        if config.input.size:
             raise UserError(
-                "config.data.image_size must be 0 for segmentation: images and masks are taken as they are, and "
+                "config.input.size must be 0 for segmentation: images and masks are taken as they are, and "
                 "config.task.crop says how large the parts are that a network is trained on."
             )
         if not (self.cross_entropy or self.dice or self.focal):
@@ -83,13 +83,15 @@ def _check_augmentation(augmentation) -> None:
     crops = [name for name in ("random_resized_crop", "random_crop", "pad_and_crop") if getattr(augmentation, name)]
     if crops:
         raise UserError(
-            f"config.augmentation.{crops[0]} is for one class an image: config.task.crop says how large the parts are that "
+            f"config.input.augmentation.{crops[0]} is for one class an image: config.task.crop says how large the parts are that "
             "segmentation is trained on."
         )
     for name in ("mixup", "cutmix"):
         if getattr(augmentation, name):
             raise UserError(
-                f"config.augmentation.{name} mixes labels of whole images: segmentation has none. Set it to 0."
+                f"config.input.augmentation.{name} mixes labels of whole images: segmentation has none. Set it to 0."
             )
     if augmentation.views != "one":
-        raise UserError(f"config.augmentation.views={augmentation.views} is for one class an image: set it to one.")
+        raise UserError(
+            f"config.input.augmentation.views={augmentation.views} is for one class an image: set it to one."
+        )

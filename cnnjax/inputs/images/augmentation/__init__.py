@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.config import Augmentation
-from cnnjax.data.augmentation import colour, geometry, mixing, warp
-from cnnjax.data.source import Statistics
 from cnnjax.errors import UserError
+from cnnjax.inputs.images.augmentation import colour, geometry, mixing, warp
+from cnnjax.inputs.images.options import Augmentation
+from cnnjax.inputs.images.statistics import Statistics
 
 EVALUATION_CROP = 224 / 256  # side of the middle part that evaluation sees where training sees random_resized_crop
 LATER = 1000  # folded into a picture's key for the operations that have no key among its first 13
@@ -165,10 +165,12 @@ def output_size(height: int, width: int, options: Augmentation) -> tuple[int, in
         size = options.random_crop
         if size > min(height, width):
             raise UserError(
-                f"config.augmentation.random_crop is {size}, but the pictures are {height} x {width} pixels; "
+                f"config.input.augmentation.random_crop is {size}, but the pictures are {height} x {width} pixels; "
                 f"it can be at most {min(height, width)}."
             )
         height = width = size
     if options.quarter_turns and height != width:
-        raise UserError(f"config.augmentation.quarter_turns needs square pictures, not {height} x {width} pixels.")
+        raise UserError(
+            f"config.input.augmentation.quarter_turns needs square pictures, not {height} x {width} pixels."
+        )
     return height, width
