@@ -301,7 +301,8 @@ def test_a_run_knows_its_classes(tmp_path, monkeypatch, capsys):
     assert "border_weight does nothing here: the masks do not number objects" in capsys.readouterr().out
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (
-        config["data"]["masks"] == f"{tmp_path}/cells/truth" and config["data"]["legend"] == f"{tmp_path}/legend.json"
+        config["source"]["masks"] == f"{tmp_path}/cells/truth"
+        and config["source"]["legend"] == f"{tmp_path}/legend.json"
     )
     (tmp_path / "legend.json").unlink()
     monkeypatch.chdir(tmp_path / "run")

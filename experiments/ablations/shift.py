@@ -8,13 +8,13 @@ Budget: 6 minutes of 2 CPU cores. 'shift N' is the accuracy on test pictures mov
 import numpy as np
 
 import cnnjax
-from cnnjax.data import open_dataset
+from cnnjax.experiment import open_data
 from cnnjax.sweeps.ablation import Sweep
 
 
 def accuracies(workdir) -> dict[str, float]:
     run = cnnjax.load(workdir)
-    test = open_dataset(run.config.data).split("test")
+    test = open_data(run.config).split("test")
     batch, predict = test.read(np.arange(test.size)), cnnjax.predictor(run)
     moved = lambda n: np.pad(batch["image"], [(0, 0), (0, 0), (n, 0), (0, 0)])[:, :, : batch["image"].shape[2]]
     return {f"shift {n}": (predict(moved(n)).argmax(-1) == batch["label"]).mean() for n in range(5)}

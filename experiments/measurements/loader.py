@@ -21,8 +21,9 @@ from seeds import hardware
 
 import cnnjax
 from cnnjax import parallel
-from cnnjax.data import open_dataset, pipeline
+from cnnjax.data import pipeline
 from cnnjax.data.tfds_folders import find
+from cnnjax.experiment import open_data
 from cnnjax.launch import load_experiment
 from cnnjax.training.initial import initial_state
 from cnnjax.training.loop import train_step_for
@@ -62,8 +63,8 @@ def resident_against_loaded(config) -> list[float]:
 
 def streamed_against_plain(config) -> tuple[list[float], list[float]]:
     """Examples/s of our streamed batches and of a plain Grain loader, one of each a round."""
-    split = open_dataset(config.data).split("train")
-    source = tfds.builder_from_directory(find(config.data)).as_data_source(split="train")
+    split = open_data(config).split("train")
+    source = tfds.builder_from_directory(find(config.source)).as_data_source(split="train")
     flags.FLAGS.mark_as_parsed()
     size, ours, plain = config.batch_size, [], []
     for number in range(ROUNDS):

@@ -210,12 +210,12 @@ def test_events_of_a_later_start_come_later_whatever_the_clock_says(tmp_path, tr
 
 
 def test_statistics_of_the_data_are_those_the_run_began_with(tmp_path, trained, monkeypatch):
-    from cnnjax import experiment
+    from cnnjax.inputs.images import images
     from cnnjax.run_directory import records
 
     trained(tmp_path, steps=4)
     known = records.read_dataset(tmp_path)
-    monkeypatch.setattr(experiment.pipeline, "statistics", None)  # not to be called
+    monkeypatch.setattr(images, "statistics", None)  # not to be called
     again = cnnjax.build(small_config(), known).record
     assert all(a.tobytes() == b.tobytes() for a, b in zip(again.statistics, known.statistics, strict=True))
     monkeypatch.undo()

@@ -231,8 +231,8 @@ def test_every_optimizer_trains_and_resumes(tmp_path, optimizer):
 
 
 def test_bfloat16_remat_and_highest_precision_train_alike(tmp_path):
-    train(tmp_path / "float32", label_smoothing=0.1)
-    train(tmp_path / "bfloat16", dtype="bfloat16", remat=True, matmul_precision="highest", label_smoothing=0.1)
+    train(tmp_path / "float32", task__label_smoothing=0.1)
+    train(tmp_path / "bfloat16", dtype="bfloat16", remat=True, matmul_precision="highest", task__label_smoothing=0.1)
     a, b = ([e["loss"] for e in read_entries(tmp_path / n) if e["split"] == "train"] for n in ("float32", "bfloat16"))
     np.testing.assert_allclose(a, b, rtol=0.05)
     assert a != b
