@@ -4,6 +4,7 @@ What was compiled is kept in .pytest_cache/d: for all workers and child processe
 """
 
 import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -47,6 +48,21 @@ def pytest_sessionstart(session):
     is_worker = hasattr(session.config, "workerinput")
     if not is_worker and sum(path.stat().st_size for path in PROGRAMS.glob("*")) > MOST_BYTES:
         shutil.rmtree(PROGRAMS)
+
+
+def give_back() -> None:
+    """Hands freed memory back to the system, which `import cnnjax` keeps it from: full-size networks would fill any machine."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_module():
+    """What the tests of a file took is free for those of the next, where all tests are run."""
+    yield
+    if os.environ.get("CNNJAX_TEST_ALL"):
+        give_back()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -104,8 +104,8 @@ def test_json_of_another_version_is_refused():
 
 
 def test_differences_of_identity_leave_out_what_does_not_change_numbers():
-    old = experiment.to_json(experiment.new_config(model="cnn"))
-    config = experiment.new_config(model="cnn")
+    old = experiment.to_json(experiment.new_config(source="class_folder"))
+    config = experiment.new_config(source="class_folder")
     config.log_every, config.epochs, config.source.dir = 7, 99.0, "elsewhere"
     assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == []
     config.optimizer.learning_rate, config.model.blocks = 0.5, 1
@@ -113,8 +113,12 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
         ("model.blocks", 2, 1),
         ("optimizer.learning_rate", 0.1, 0.5),
     ]
-    other = experiment.new_config(model="lenet5")
+    other = experiment.new_config(model="lenet5", source="class_folder")
     assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [("model", "cnn", "lenet5")]
+    other = experiment.new_config(task="segmentation", source="class_folder")
+    assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [
+        ("task", "classification", "segmentation")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
         (lambda c: setattr(c.optimizer, "learning_rate", -0.1), "config.optimizer.learning_rate must be at least 0"),
         (lambda c: setattr(c, "batch_size", 0), "config.batch_size must be at least 1"),
         (lambda c: setattr(c, "accumulate", 3), "config.batch_size=128 is not divisible by config.accumulate=3"),
-        (lambda c: setattr(c.data, "channels", 2), "config.input.channels must be 0"),
+        (lambda c: setattr(c.input, "channels", 2), "config.input.channels must be 0"),
         (lambda c: setattr(c, "model", None), "config.model must hold the options of a model"),
     ],
 )

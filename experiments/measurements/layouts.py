@@ -50,23 +50,23 @@ class Outcome(NamedTuple):
     megabytes: float  # that each device holds of the state
 
 
-def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int = 2, **data: str) -> Experiment:
-    config = cnnjax.Config(model=cnnjax.model("cnn"))
+def experiment(layout: dict[str, Any], random: dict[str, float], accumulate: int = 2, **form: str) -> Experiment:
+    config = cnnjax.new_config(model="cnn")
     config.model.channels, config.model.blocks = (16, 32), 1
     config.batch_size, config.steps, config.accumulate, config.ema_decay = 64, STEPS, accumulate, 0.9
     config.optimizer.weight_decay, config.optimizer.learning_rate = 1e-3, 0.05
     if random:
         config.model.dropout = random["dropout"]
         config.input.augmentation.mixup, config.input.augmentation.cutmix = random["mixup"], random["cutmix"]
-    for section, values in ((config, layout), (config.data, data)):
+    for section, values in ((config, layout), (config.input, form)):
         for name, value in values.items():
             setattr(section, name, value)
     return cnnjax.build(config)
 
 
-def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps: int = STEPS, **data: str) -> Outcome:
-    """Some steps on a layout, with such randomness and fields of config.data; for float64 call it under jax.enable_x64."""
-    exp = experiment(layout, random or {}, **data)
+def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps: int = STEPS, **form: str) -> Outcome:
+    """Some steps on a layout, with such randomness and fields of config.input; for float64 call it under jax.enable_x64."""
+    exp = experiment(layout, random or {}, **form)
     model = exp.config.model.build(len(exp.record.class_names), dtype)
     exp = exp._replace(network=exp.network._replace(model=model))
     precise = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cnnjax import knobs, layers, models
-from cnnjax.config import Config
 from cnnjax.errors import DoesNotFit, UserError
 from cnnjax.inspection.field_of_view import field_of_view
 from cnnjax.inspection.layer_table import layer_table
@@ -293,6 +292,6 @@ def test_it_is_no_classifier():
     import cnnjax
 
     with pytest.raises(UserError, match="config.model=unet16 says something of every pixel"):
-        config = Config(model=models.options("unet16"))
+        config = cnnjax.new_config(model="unet16")
         config.input.size = 16
         cnnjax.build(config)
