@@ -21,3 +21,12 @@ class Interrupted(RunError):
 
 class DoesNotFit(UserError):
     """A layer's window is larger than what arrived at it: the network's input is too small."""
+
+
+class Unreadable(Exception):
+    """A file that cannot be read as an input. The message is one line that goes on from the file's name: 'is truncated'."""
+
+
+def first_line(error: Exception) -> str:
+    """'ValueError: what was wrong', on one line whatever the message is like."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

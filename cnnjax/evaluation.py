@@ -19,14 +19,14 @@ def evaluated_variables(model: dict[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def outputs_of(network, variables: dict[str, Any], image: jax.Array) -> jax.Array:
-    """What a network says of pictures `[B, H, W, C]` as stored; several views of a picture are merged as the task does."""
-    image = network.view(dict(image=image))["image"]
-    if image.ndim == 4:
-        return network.model.apply(variables, image, train=False)
-    batch, views = image.shape[:2]
-    logits = network.model.apply(variables, image.reshape(batch * views, *image.shape[2:]), train=False)
-    return network.task.merge_views(logits.reshape(batch, views, *logits.shape[1:]))
+def outputs_of(network, variables: dict[str, Any], x: jax.Array) -> Any:
+    """What a network says of examples `[B, *spatial, C]` as stored; several views of one are merged as the task does."""
+    x = network.view(x)
+    batch, views = x.shape[:2]
+    outputs = network.model.apply(variables, x.reshape(batch * views, *x.shape[2:]), train=False)
+    if views == 1:
+        return outputs
+    return network.task.merge_views(jax.tree.map(lambda leaf: leaf.reshape(batch, views, *leaf.shape[1:]), outputs))
 
 
 def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool = True) -> Callable:
@@ -37,7 +37,7 @@ def eval_step_of(network, matmul_precision: str = "default", *, detailed: bool =
 
     def eval_step(variables: dict[str, Any], batch: dict) -> tuple[dict, Any]:
         with jax.default_matmul_precision(matmul_precision):
-            logits = outputs_of(network, variables, batch["image"])
+            logits = outputs_of(network, variables, batch[network.key])
             return network.task.metrics(logits, batch, detailed), network.task.predictions(logits)
 
     return eval_step

@@ -21,7 +21,6 @@ from cnnjax.data import pipeline, sources
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Scenes, Split, subset
 from cnnjax.errors import UserError
-from cnnjax.inputs.images.statistics import Statistics
 from cnnjax.run_directory.records import DatasetRecord, record_of
 
 CHOICES = dict(
@@ -36,8 +35,11 @@ class Network(NamedTuple):
 
     model: nn.Module
     task: Any  # see cnnjax/tasks
-    view: Callable  # batch -> batch: what evaluation sees of a picture, normalised; several views stand on axis 1
-    input_shape: tuple[int, int, int]
+    view: (
+        Callable  # examples [B, *spatial, C] as stored -> [B, V, *spatial, C]: what evaluation sees of each, normalised
+    )
+    input_shape: tuple[int, ...]  # (*spatial, C)
+    key: str  # of a batch: its examples
 
 
 class Experiment(NamedTuple):
@@ -170,10 +172,11 @@ def open_data(config: Config, known: DatasetRecord | None = None) -> Dataset:
     return sources.open_dataset(config.source, config.input, config.task.target, code)
 
 
-def _statistics(config: Config, train: Split | Scenes) -> Statistics:
+def _statistics(config: Config, train: Split | Scenes) -> dict[str, np.ndarray]:
     """Of the training examples, as process 0 finds them: on another machine the last bits may differ."""
-    found = processes.by_main(lambda: [value.tolist() for value in config.input.build().statistics(train)])
-    return Statistics(*(np.asarray(value, np.float32) for value in found))
+    kind = config.input.build()
+    found = processes.by_main(lambda: {name: value.tolist() for name, value in kind.statistics(train).items()})
+    return {name: np.asarray(value, np.float32) for name, value in found.items()}
 
 
 def eval_batch_size(config: Config) -> int:
@@ -182,10 +185,13 @@ def eval_batch_size(config: Config) -> int:
 
 def build_network(config: Config, record: DatasetRecord) -> Network:
     """The model for a data set. Raises UserError where the model cannot take its pictures."""
+    axes = config.input.axes
+    if len(record.image_shape) != len(axes):
+        raise UserError(f"dataset.json is damaged: its image_shape is {record.image_shape}, not {', '.join(axes)}.")
     task = config.task.build()
     model = config.model.build(len(record.class_names), jnp.dtype(config.dtype), config.remat)
     view = functools.partial(config.input.build().view, statistics=record.statistics)
-    network = Network(model, task, view, task.input_shape(record.image_shape, config))
+    network = Network(model, task, view, task.input_shape(record.image_shape, config), config.input.key)
     variables = jax.eval_shape(lambda: initial_variables(network, 0))
     outputs = jax.eval_shape(lambda v: model.apply(v, jnp.zeros((1, *network.input_shape)), train=False), variables)
     task.check_outputs(outputs, record.class_names, models.name_of(config.model))

@@ -12,9 +12,8 @@ import numpy as np
 
 from cnnjax import evaluation, experiment, parallel
 from cnnjax.config import Config
-from cnnjax.data import pictures
 from cnnjax.data.source import Dataset, Scenes, Split
-from cnnjax.errors import UserError
+from cnnjax.errors import Unreadable, UserError
 from cnnjax.experiment import Network
 from cnnjax.run_directory import records
 from cnnjax.run_directory.checkpoint import Checkpoints
@@ -66,9 +65,9 @@ def predictor(run: Run, kernels: str = "auto", **options) -> Callable[[np.ndarra
       UserError: the network cannot be applied in parts; the function itself, for an array of a shape it does not take.
     """
 
-    def outputs(variables, image):
+    def outputs(variables, x):
         with jax.default_matmul_precision(run.config.matmul_precision):
-            return run.network.task.predictions(evaluation.outputs_of(run.network, variables, image))
+            return run.network.task.predictions(evaluation.outputs_of(run.network, variables, x))
 
     compiled = parallel.compile_eval_step(parallel.layout(devices=1, kernels=kernels), outputs)
     apply = partial(compiled, jax.device_put(run.variables))
@@ -78,28 +77,23 @@ def predictor(run: Run, kernels: str = "auto", **options) -> Callable[[np.ndarra
 def predict_files(
     run: Run, paths: Sequence[Path], kernels: str = "auto"
 ) -> Iterator[tuple[Path, np.ndarray | None, Any | str]]:
-    """For each image file, in order: (path, image as read, prediction), or (path, None, one line on why it cannot be read).
+    """For each file, in order: (path, example as read, prediction), or (path, None, one line on why it cannot be read).
 
     Raises:
-      UserError: the run was not trained on what image files hold.
+      UserError: the run was not trained on what files hold.
     """
-    height, width, channels = run.record.image_shape
-    if channels not in (1, 3) or run.record.dtype.startswith("float"):
-        raise UserError(
-            f"Image files are grey or RGB; this run was trained on {channels} channels of {run.record.dtype}."
-        )
+    read = run.config.input.build().reader(run.record.image_shape, run.record.dtype)
     predict, task = predictor(run, kernels), run.network.task
-    size = (height, width) if height else 0
     for start in range(0, len(paths), task.files_at_once):
-        block, images = paths[start : start + task.files_at_once], []
+        block, examples = paths[start : start + task.files_at_once], []
         for path in block:
             try:
-                images.append(pictures.read_picture(path, channels=channels, size=size, resize=run.config.input.resize))
-            except pictures.BadPicture as error:
-                images.append(str(error))
-        predictions = iter(task.predicted(predict, [image for image in images if not isinstance(image, str)]))
-        for path, image in zip(block, images):
-            yield (path, None, image) if isinstance(image, str) else (path, image, next(predictions))
+                examples.append(read(path))
+            except Unreadable as error:
+                examples.append(str(error))
+        predictions = iter(task.predicted(predict, [example for example in examples if not isinstance(example, str)]))
+        for path, example in zip(block, examples):
+            yield (path, None, example) if isinstance(example, str) else (path, example, next(predictions))
 
 
 def write_predictions(
@@ -133,9 +127,7 @@ def dataset_for(run: Run, config: Config) -> Dataset:
     Raises:
       UserError: other classes, or another kind of pixels.
     """
-    height, width, channels = run.record.image_shape
-    shape = dict(channels=channels if channels in (1, 3) else 0, size=height if height == width else 0)
-    config = dataclasses.replace(config, input=dataclasses.replace(config.input, **shape))
+    config = dataclasses.replace(config, input=config.input.shaped(run.record.image_shape))
     masks = lambda source: [getattr(source, name, None) for name in ("mask_kind", "legend", "ignore")]
     same = masks(config.source) == masks(run.config.source)
     dataset = experiment.open_data(config, run.record if same else None)

@@ -246,10 +246,7 @@ def describe(built, workdir: Path) -> list[str]:
     shapes = jax.eval_shape(lambda: experiment.initial_variables(built.network, 0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     record, config = built.record, built.config
-    height, width, channels = record.image_shape
-    size = (
-        f"{height}x{width}x{channels}" if height else f"of {channels} channel{'s' * (channels > 1)} and their own sizes"
-    )
+    size = config.input.build().describe(record.image_shape)
     device = built.layout.mesh.devices.flat[0]
     kind = f" ({device.device_kind})" if device.device_kind != device.platform else ""
     return [

@@ -45,8 +45,8 @@ def test_ten_views_of_a_picture_become_one_prediction():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
     options = Augmentation(random_crop=4, views="ten_crop")
-    view = lambda batch: dict(image=augmentation.evaluation_view(batch["image"], options))
-    network = Network(TopLeft(), tasks.options("classification").build(), view, (4, 4, 3))
+    view = lambda image: augmentation.evaluation_view(image, options)
+    network = Network(TopLeft(), tasks.options("classification").build(), view, (4, 4, 3), "image")
     logits = evaluation.outputs_of(network, {}, jnp.asarray(image))
     # The first pixels of the four corners and the middle, and of their mirror images.
     places = [(y, x) for y, x in [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]]

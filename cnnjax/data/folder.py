@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import pictures, split_spec
+from cnnjax.data import split_spec
 from cnnjax.data.picture_scan import Found, cores, list_pictures, listing, pictures_in, scan
 from cnnjax.data.source import Batch, Dataset, Split, subset
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError, Unreadable, UserError
+from cnnjax.inputs.images import decoding
 
 __all__ = ["list_pictures", "open_folder", "scan"]
 
@@ -114,8 +115,8 @@ class _Read(NamedTuple):
     def _picture(self, path: str) -> np.ndarray:
         full = os.path.join(self.root, path)
         try:
-            image = pictures.read_picture(full, channels=self.shape[2], size=self.size, resize=self.resize)
-        except pictures.BadPicture as error:
+            image = decoding.read_image(full, channels=self.shape[2], size=self.size, resize=self.resize)
+        except Unreadable as error:
             raise RunError(f"{full} {error}. It could be read when the run started.") from error
         if image.shape != self.shape:
             now = f"{image.shape[1]}x{image.shape[0]}"
@@ -156,7 +157,7 @@ def _tree(root: Path) -> tuple[Tree, list[str]]:
         raise UserError(f"There is {only} but no test beside it.\nAdd it, or give {only}, to have it cut off there.")
     else:
         raise UserError(f"{root} holds no folders, so there are no classes.\n{LAYOUTS}")
-    if loose_pictures := [f for f in loose if f.lower().endswith(pictures.SUFFIXES)]:
+    if loose_pictures := [f for f in loose if f.lower().endswith(decoding.SUFFIXES)]:
         notes.append(f"Pictures that belong to no class, since they lie in {root} itself: {listed(loose_pictures)}.")
 
     tree = {}

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import masks, pictures, split_spec
+from cnnjax.data import masks, split_spec
 from cnnjax.data.folder import SPLIT_FOLDERS, listed, rank
 from cnnjax.data.picture_scan import cores, listing, pictures_in, scan
 from cnnjax.data.source import Batch, Dataset, Scenes, subset
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError, Unreadable, UserError
+from cnnjax.inputs.images import decoding
 
 LAYOUTS = (
     "Expected: DIR/images/NAME.png and DIR/masks/NAME.png, or NAME.png and NAME_mask.png, in DIR or in DIR/train and "
@@ -129,10 +130,10 @@ class _Read(NamedTuple):
         pair = self.pairs[index]
         path = pair.picture
         try:
-            image = pictures.read_picture(path, channels=self.channels, size=0, resize="crop")
+            image = decoding.read_image(path, channels=self.channels, size=0, resize="crop")
             path = pair.mask
-            mask = pictures.read_stored(path, self.code.kind == "colour")
-        except pictures.BadPicture as error:
+            mask = decoding.read_stored(path, self.code.kind == "colour")
+        except Unreadable as error:
             raise RunError(f"{path} {error}. It could be read when the run started.") from error
         if image.shape[:2] != mask.shape[:2]:
             raise RunError(f"{path} has changed its size since the run started.")
@@ -187,7 +188,7 @@ def _matched(images: Path, labels: Path) -> list[Pair]:
     pictures_here, masks_here = (pictures_in(folder)[0] for folder in (images, labels))
     for folder, files in ((images, pictures_here), (labels, masks_here)):
         if not files:
-            raise UserError(f"There are no pictures ({', '.join(pictures.SUFFIXES)}) in {folder}.\n{LAYOUTS}")
+            raise UserError(f"There are no pictures ({', '.join(decoding.SUFFIXES)}) in {folder}.\n{LAYOUTS}")
     plain = lambda path: os.path.splitext(path)[0]
     suffixed = all(plain(path).lower().endswith(SUFFIX) for path in masks_here)
     return _paired(
@@ -230,9 +231,9 @@ def _look_at(paths: list[str], colours: bool) -> tuple[dict[str, tuple[masks.Loo
 
     def look(path: str):
         try:
-            content = pictures.content(path)
-            return masks.look_at(pictures.read_stored(path, colours)), hashlib.sha256(content).hexdigest()
-        except pictures.BadPicture as error:
+            content = decoding.content(path)
+            return masks.look_at(decoding.read_stored(path, colours)), hashlib.sha256(content).hexdigest()
+        except Unreadable as error:
             return str(error)
 
     with ThreadPoolExecutor(cores()) as pool:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import PIL
 
 from cnnjax.cache import cache_dir
-from cnnjax.data import pictures
-from cnnjax.errors import UserError
+from cnnjax.errors import Unreadable, UserError
+from cnnjax.inputs.images import decoding
 
 READER = f"1, Pillow {PIL.__version__}"  # what has been remembered by another reader is not believed
 
@@ -71,7 +71,7 @@ def list_pictures(paths: Iterable[str | os.PathLike], endings: tuple[str, ...] =
             raise UserError(f"There is no file or folder {path}.")
         inside = [path / name for name in _without(endings, pictures_in(path)[0])] if path.is_dir() else [path]
         if not inside:
-            raise UserError(f"There are no pictures ({', '.join(pictures.SUFFIXES)}) in {path}.")
+            raise UserError(f"There are no pictures ({', '.join(decoding.SUFFIXES)}) in {path}.")
         listed += inside
     return listed
 
@@ -89,7 +89,7 @@ def pictures_in(folder: Path, above: tuple[str, ...] = ()) -> tuple[list[str], i
     if here in above:  # a link to a folder that it lies in
         return [], 0
     folders, files = listing(folder)
-    paths = [name for name in files if name.lower().endswith(pictures.SUFFIXES)]
+    paths = [name for name in files if name.lower().endswith(decoding.SUFFIXES)]
     others = len(files) - len(paths)
     for name in folders:
         inside, more = pictures_in(folder / name, (*above, here))
@@ -127,11 +127,11 @@ def _look(path: Path, entry: Entry | None) -> Entry | str:
         key = [stat.st_size, stat.st_mtime_ns]
         if entry and entry[:2] == key:
             return entry
-        data = pictures.content(path)
-        return [*key, hashlib.sha256(data).hexdigest(), *pictures.probe(io.BytesIO(data))]
+        data = decoding.content(path)
+        return [*key, hashlib.sha256(data).hexdigest(), *decoding.probe(io.BytesIO(data))]
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    except pictures.BadPicture as error:
+    except Unreadable as error:
         return str(error)
 
 

@@ -11,7 +11,6 @@ from cnnjax.data.tfds_folders import (
     CONFIG_FILE,
     INFO_FILE,
     Name,
-    first_line,
     found_anywhere,
     parse_name,
     prepared_at,
@@ -22,7 +21,7 @@ from cnnjax.data.tfds_folders import (
     target_folder,
 )
 from cnnjax.data.tfrecord import copy_shard
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError, UserError, first_line
 
 
 def prepare(source, source_dir: str = "", log: Callable[[str], None] = print) -> Path:

@@ -13,11 +13,6 @@ INFO_FILE = "dataset_info.json"
 CONFIG_FILE = ".config/metadata.json"
 
 
-def first_line(error: Exception) -> str:
-    """'ValueError: what was wrong', on one line whatever the message is like."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
 class Name(NamedTuple):
     """'set/config:version' taken apart; None where it says nothing."""
 

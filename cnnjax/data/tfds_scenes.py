@@ -11,10 +11,10 @@ import numpy as np
 
 from cnnjax.data import masks
 from cnnjax.data.picture_scan import cores
-from cnnjax.data.pictures import BadPicture, read_picture, read_stored
 from cnnjax.data.source import Batch, Dataset, Scenes
 from cnnjax.data.tfds_source import Shard, fingerprints_of, open_info, records_at, shards_of
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import RunError, Unreadable, UserError
+from cnnjax.inputs.images.decoding import read_image, read_stored
 
 MASK_WORDS = ("mask", "segment", "label", "annotation")
 BLOCK = 64  # examples that are read at once when masks are looked at
@@ -103,7 +103,7 @@ def _looks(shard: Shard, mask_key: str, colours: bool) -> list[masks.Look]:
 def _pixels(record: bytes, key: str, colours: bool) -> np.ndarray:
     try:
         return read_stored(io.BytesIO(_file(record, key)), colours)
-    except BadPicture as error:
+    except Unreadable as error:
         raise RunError(f"A mask of the set {error}. Prepare the set again.") from error
 
 
@@ -126,8 +126,8 @@ class _Read(NamedTuple):
         (record,) = records_at(self.shards, np.array([index]))
         try:
             file = io.BytesIO(_file(record, self.image_key))
-            image = read_picture(file, channels=self.channels, size=0, resize="crop")
-        except BadPicture as error:
+            image = read_image(file, channels=self.channels, size=0, resize="crop")
+        except Unreadable as error:
             raise RunError(f"The picture of example {index} in {self.shards[0].path} {error}.") from error
         mask = _pixels(record, self.mask_key, self.code.kind == "colour")
         if image.shape[:2] != mask.shape[:2]:

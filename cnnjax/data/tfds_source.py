@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.data.picture_scan import cores
-from cnnjax.data.pictures import BadPicture, read_picture
 from cnnjax.data.source import Batch, Dataset, Split
-from cnnjax.data.stored_pixels import MODES, plain_pixels, stored_pixels
-from cnnjax.data.tfds_folders import find, first_line
-from cnnjax.errors import RunError, UserError
+from cnnjax.data.tfds_folders import find
+from cnnjax.errors import RunError, Unreadable, UserError, first_line
+from cnnjax.inputs.images.decoding import read_image
+from cnnjax.inputs.images.stored_pixels import MODES, plain_pixels, stored_pixels
 from cnnjax.knobs import nearest
 
 OPEN_FILES = 512  # files of examples that are kept open: half of what a process may have open on most systems
@@ -270,11 +270,11 @@ class _Read(NamedTuple):
             if not self.resize:
                 return stored_pixels(file, self.shape, self.dtype)
             size = height if height == width else 0
-            picture = read_picture(io.BytesIO(file), channels=channels, size=size, resize=self.resize)
+            picture = read_image(io.BytesIO(file), channels=channels, size=size, resize=self.resize)
             if picture.shape != self.shape:
-                raise BadPicture(f"is {picture.shape[1]}x{picture.shape[0]} pixels, not {width}x{height}")
+                raise Unreadable(f"is {picture.shape[1]}x{picture.shape[0]} pixels, not {width}x{height}")
             return picture.tobytes()
-        except BadPicture as error:
+        except Unreadable as error:
             raise RunError(f"The picture of {self._example(index)} {error}.") from error
 
     def _example(self, index: int) -> str:

@@ -3,13 +3,19 @@
 A new kind of input is a folder beside this and a line here. Its `options.py` holds a dataclass `Options` with
 
 - `name`, a plain field: the name in this table; then fields for what an experiment may vary;
+- `key`, a class attribute: under which batches hold it, `[B, *spatial, C]`;
+- `axes`, a class attribute: the names of the axes of an example, the last `channels`;
 - `check()`, which raises UserError for fields that do not go together;
+- `shaped(example_shape) -> Options`: these options, where other data are to be brought to that shape `(*spatial, C)`;
 - `build() -> Input`, an object with
 
   - `output_shape(example_shape) -> (*spatial, C)`: of an example after augmentation;
-  - `statistics(split)`: what normalisation needs to know of the training examples;
+  - `describe(example_shape) -> str`: that shape for a person;
+  - `statistics(split) -> dict of float32 arrays`: what normalisation needs to know of the training examples;
   - `augment(key, batch, statistics, axis_name=None) -> batch`, traced: random changes and normalisation, in training;
-  - `view(batch, statistics) -> batch`, traced: what evaluation sees; several views of an example stand on axis 1.
+  - `view(x, statistics) -> [B, V, *spatial, C]`, traced: what evaluation sees of inputs as stored, in V views of each;
+  - `reader(example_shape, dtype) -> function` of a file's path to an array `[*spatial, C]` as stored, which raises
+    `cnnjax.errors.Unreadable`.
 """
 
 import copy

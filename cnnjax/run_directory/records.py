@@ -16,7 +16,6 @@ import numpy as np
 from cnnjax.data.masks import Code
 from cnnjax.data.source import Dataset
 from cnnjax.errors import RunError, UserError
-from cnnjax.inputs.images.statistics import Statistics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
@@ -26,16 +25,16 @@ class DatasetRecord(NamedTuple):
 
     name: str
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]  # (*spatial, C); 0 where examples are of their own sizes
     dtype: str
-    statistics: Statistics
+    statistics: dict[str, np.ndarray]  # as the kind of input makes them
     split_sizes: dict[str, int]
     fingerprint: str
     has_objects: bool = False  # of pixels with classes: whether the masks number objects
     mask_code: Code | None = None  # how a folder's masks were read
 
 
-def record_of(dataset: Dataset, statistics: Statistics, split_sizes: dict[str, int]) -> DatasetRecord:
+def record_of(dataset: Dataset, statistics: dict[str, np.ndarray], split_sizes: dict[str, int]) -> DatasetRecord:
     return DatasetRecord(
         dataset.name,
         tuple(dataset.class_names),
@@ -72,7 +71,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_dataset(workdir: Path, record: DatasetRecord) -> None:
-    statistics = {name: value.tolist() for name, value in record.statistics._asdict().items()}
+    statistics = {name: value.tolist() for name, value in record.statistics.items()}
     code = record.mask_code and record.mask_code._asdict()
     write_json(workdir / "dataset.json", record._asdict() | dict(statistics=statistics, mask_code=code))
 
@@ -81,9 +80,8 @@ def read_dataset(workdir: Path) -> DatasetRecord:
     path = workdir / "dataset.json"
     value = read_json(path)
     try:
-        statistics = Statistics(**{name: np.asarray(v, np.float32) for name, v in value.pop("statistics").items()})
-        height, width, channels = map(int, value["image_shape"])
-        value |= dict(class_names=tuple(value["class_names"]), image_shape=(height, width, channels))
+        statistics = {name: np.asarray(v, np.float32) for name, v in value.pop("statistics").items()}
+        value |= dict(class_names=tuple(value["class_names"]), image_shape=tuple(map(int, value["image_shape"])))
         if code := value.get("mask_code"):
             lists = dict(class_names=tuple(code["class_names"]), values=tuple(code["values"]))
             value["mask_code"] = Code(**code | lists)

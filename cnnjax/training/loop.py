@@ -217,6 +217,7 @@ def train_step_for(exp: Experiment) -> Callable:
         exp.schedule,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
+        key_of_inputs=exp.network.key,
         frozen=config.optimizer.frozen,
         matmul_precision=config.matmul_precision,
     )

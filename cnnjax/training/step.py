@@ -22,6 +22,7 @@ def train_step_of(
     *,
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    key_of_inputs: str = "image",
     frozen: tuple[str, ...] = (),
     matmul_precision: str = "default",
 ) -> Callable:
@@ -39,7 +40,7 @@ def train_step_of(
         variables = dict(params=params, **({"batch_stats": batch_stats} if batch_stats else {}))
         with layers.batch_axis(axis_name), nn.intercept_methods(_frozen_statistics(frozen)):
             logits, changed = model.apply(
-                variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
+                variables, batch[key_of_inputs], train=True, mutable=["batch_stats"], rngs={"dropout": key}
             )
         total, normaliser = task.loss(logits, batch)
         return total, (changed.get("batch_stats", {}), dict(normaliser=normaliser, metrics=task.metrics(logits, batch)))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnnjax.cache import cache_dir
-from cnnjax.data import folder, picture_scan, pictures, split_spec
+from cnnjax.data import folder, picture_scan, split_spec
 from cnnjax.data.folder import list_pictures
 from cnnjax.errors import RunError, UserError
+from cnnjax.inputs.images import decoding
 from tests.data.sets import opened_folder, options
 
 
@@ -330,13 +331,13 @@ def test_a_class_of_bad_pictures_alone(root):
 
 @pytest.fixture
 def probed(monkeypatch):
-    calls, probe = [], pictures.probe
+    calls, probe = [], decoding.probe
 
     def counting(source):
         calls.append(source)
         return probe(source)
 
-    monkeypatch.setattr(pictures, "probe", counting)
+    monkeypatch.setattr(decoding, "probe", counting)
     return calls
 
 

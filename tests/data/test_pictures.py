@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from cnnjax.data import pictures
-from cnnjax.data.pictures import BadPicture, probe, read_picture
+from cnnjax.errors import Unreadable
+from cnnjax.inputs.images import decoding
+from cnnjax.inputs.images.decoding import probe, read_image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -26,7 +27,7 @@ def encoded(image, kind="PNG", **options) -> io.BytesIO:
 
 
 def read(file, channels=3, size=0, resize="crop"):
-    return read_picture(file, channels=channels, size=size, resize=resize)
+    return read_image(file, channels=channels, size=size, resize=resize)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -39,7 +40,7 @@ def png(width, height, depth, colour, raw: bytes, extra: bytes = b"") -> io.Byte
 
 
 def fault(file) -> str:
-    with pytest.raises(BadPicture) as raised:
+    with pytest.raises(Unreadable) as raised:
         probe(file)
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -104,14 +105,14 @@ def test_sixteen_bit_grey_is_rounded_to_eight():
 def test_each_of_pillows_wide_modes_is_rounded_alike(mode):
     values = np.arange(0, 65536, 37)[None].astype({"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode])
     image = Image.frombytes(mode, values.shape[::-1], values.tobytes())
-    flat = pictures._flattened(image)
+    flat = decoding._flattened(image)
     assert flat.mode == "L"
     np.testing.assert_array_equal(np.asarray(flat), np.round(values.astype(np.float64) / 257))
 
 
 def test_floating_point_is_refused():
-    with pytest.raises(BadPicture, match=r"not read \(Pillow's mode F\)"):
-        pictures._flattened(Image.new("F", (4, 4)))
+    with pytest.raises(Unreadable, match=r"not read \(Pillow's mode F\)"):
+        decoding._flattened(Image.new("F", (4, 4)))
 
 
 def test_sixteen_bit_colour_keeps_its_high_byte():
@@ -245,7 +246,7 @@ def test_orientation_in_both_byte_orders_and_widths(order):
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
     for entry in (struct.pack(order + "HHIHxx", 0x0112, 3, 1, 6), struct.pack(order + "HHII", 0x0112, 4, 1, 6)):
         exif = head + struct.pack(order + "H", 1) + entry
-        assert pictures._orientation(exif) == pictures._orientation(b"Exif\0\0" + exif) == 6
+        assert decoding._orientation(exif) == decoding._orientation(b"Exif\0\0" + exif) == 6
 
 
 @pytest.mark.parametrize("exif", [b"", b"junk", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01"])
@@ -334,7 +335,7 @@ def test_damage_anywhere_is_no_other_exception(kind):
         data[position] ^= 0x55
         try:
             probe(io.BytesIO(bytes(data)))
-        except BadPicture as error:
+        except Unreadable as error:
             assert "\n" not in str(error)
             refused += 1
         data[position] ^= 0x55
@@ -423,7 +424,7 @@ def test_unknown_resize():
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
 def test_tiff(compression):
     deep = RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
-    np.testing.assert_array_equal(pictures.read_stored(encoded(deep, "TIFF", compression=compression)), deep)
+    np.testing.assert_array_equal(decoding.read_stored(encoded(deep, "TIFF", compression=compression)), deep)
     wanted = np.round(deep / 257)[..., None]
     np.testing.assert_array_equal(read(encoded(deep, "TIFF", compression=compression), 1), wanted)
     turned = encoded(COLOUR, "TIFF", compression=compression, tiffinfo={274: 6})
@@ -438,7 +439,7 @@ def test_a_large_picture_is_copied_once():
     pixels = np.zeros((2000, 800, 3), np.uint8)
     file = encoded(pixels)
     tracemalloc.start()
-    read_picture(file, channels=3, size=0, resize="crop")
+    read_image(file, channels=3, size=0, resize="crop")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.3 * pixels.nbytes  # what Python holds: the picture, and a strip

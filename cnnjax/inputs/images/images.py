@@ -1,12 +1,15 @@
 """Images as what training and evaluation call: see `cnnjax/inputs/__init__.py`."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.inputs.images import augmentation
+from cnnjax.errors import UserError
+from cnnjax.inputs.images import augmentation, decoding
 from cnnjax.inputs.images.options import Options
 from cnnjax.inputs.images.statistics import Statistics, statistics
 
@@ -21,19 +24,39 @@ class Images(NamedTuple):
         height, width, channels = example_shape
         return (*augmentation.output_size(height, width, self.options.augmentation), channels)
 
-    def statistics(self, split) -> Statistics:
-        """Of the images of a split."""
-        return statistics(split)
+    def describe(self, example_shape: tuple[int, int, int]) -> str:
+        """'8x8x1', or that images are of their own sizes."""
+        height, width, channels = example_shape
+        own = f"of {channels} channel{'s' * (channels > 1)} and their own sizes"
+        return f"{height}x{width}x{channels}" if height else own
 
-    def augment(self, key: jax.Array, batch: dict, statistics: Statistics, axis_name: str | None = None) -> dict:
+    def statistics(self, split) -> dict[str, np.ndarray]:
+        """Of the images of a split: `mean` and `std` `[C]`, `components` `[C, C]`."""
+        return statistics(split)._asdict()
+
+    def augment(self, key: jax.Array, batch: dict, statistics: dict, axis_name: str | None = None) -> dict:
         """A training batch with its random changes, normalised."""
+        statistics = Statistics(**statistics)
         batch = augmentation.augment(key, batch, self.options.augmentation, statistics, axis_name)
         return batch | dict(image=normalize(batch["image"], statistics, self.options.normalization))
 
-    def view(self, batch: dict, statistics: Statistics) -> dict:
-        """What evaluation sees: images `[B, H, W, C]`, or several views of each `[B, V, H, W, C]`, normalised."""
-        image = augmentation.evaluation_view(batch["image"], self.options.augmentation)
-        return batch | dict(image=normalize(image, statistics, self.options.normalization))
+    def view(self, image: jax.Array, statistics: dict) -> jax.Array:
+        """What evaluation sees of images `[B, H, W, C]` as stored: `[B, V, H, W, C]`, normalised."""
+        views = augmentation.evaluation_view(image, self.options.augmentation)
+        views = views if views.ndim > image.ndim else views[:, None]
+        return normalize(views, Statistics(**statistics), self.options.normalization)
+
+    def reader(self, example_shape: tuple[int, int, int], dtype: str) -> Callable[[Path], np.ndarray]:
+        """A function of the path of an image file to `[H, W, C]` as stored, which raises Unreadable.
+
+        Raises:
+          UserError: image files do not hold such examples.
+        """
+        height, width, channels = example_shape
+        if channels not in (1, 3) or dtype.startswith("float"):
+            raise UserError(f"Image files are grey or RGB; this run was trained on {channels} channels of {dtype}.")
+        size = (height, width) if height else 0
+        return lambda path: decoding.read_image(path, channels=channels, size=size, resize=self.options.resize)
 
 
 def normalize(image: jax.Array, statistics: Statistics, how: str) -> jax.Array:

@@ -1,6 +1,7 @@
 """What an experiment may vary of images: the form they are brought to, and how they are changed at random."""
 
 import dataclasses
+from typing import ClassVar
 
 from cnnjax.errors import UserError
 from cnnjax.knobs import knob
@@ -70,6 +71,15 @@ class Options:
         choices=("dataset", "unit", "mean", "none"),
     )
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    key: ClassVar[str] = "image"
+    axes: ClassVar[tuple[str, ...]] = ("height", "width", "channels")
+
+    def shaped(self, example_shape: tuple[int, int, int]) -> "Options":
+        """These options, where other images are to be brought to `(H, W, C)`; 0 is any height and width."""
+        height, width, channels = example_shape
+        size = height if height == width else 0
+        return dataclasses.replace(self, channels=channels if channels in (1, 3) else 0, size=size)
 
     def check(self) -> None:
         """Raises UserError for values that do not go together."""

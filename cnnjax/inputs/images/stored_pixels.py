@@ -8,8 +8,7 @@ import zlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cnnjax.data.pictures import BadPicture
-from cnnjax.data.tfds_folders import first_line
+from cnnjax.errors import Unreadable, first_line
 
 # Pillow's mode, the same as PNG has it, its bits and its colour type, for pixels that are stored as PNG.
 MODES = {
@@ -23,20 +22,20 @@ MODES = {
 
 
 def stored_pixels(file: bytes, shape: tuple[int, int, int], dtype: str) -> bytes:
-    """The pixels [H, W, C] of a picture that is stored in this shape and type, or BadPicture."""
+    """The pixels [H, W, C] of a picture that is stored in this shape and type, or Unreadable."""
     height, width, channels = shape
     mode = MODES[dtype, channels][0]
     try:
         with Image.open(io.BytesIO(file)) as image:
             if image.size != (width, height):
-                raise BadPicture(f"is {image.width}x{image.height} pixels, not {width}x{height}")
+                raise Unreadable(f"is {image.width}x{image.height} pixels, not {width}x{height}")
             if image.mode != mode and dtype != "uint8":
-                raise BadPicture(f"has pixels of Pillow's mode {image.mode}, not {mode}")
+                raise Unreadable(f"has pixels of Pillow's mode {image.mode}, not {mode}")
             return (image if image.mode == mode else image.convert(mode)).tobytes()
     except UnidentifiedImageError as error:
-        raise BadPicture("is not a picture") from error
+        raise Unreadable("is not a picture") from error
     except (OSError, ValueError, SyntaxError, struct.error) as error:  # what Pillow raises for a damaged file
-        raise BadPicture(f"is damaged ({first_line(error)})") from error
+        raise Unreadable(f"is damaged ({first_line(error)})") from error
 
 
 def plain_pixels(files: list[bytes], shape: tuple[int, int, int], dtype: str) -> bytes | None:

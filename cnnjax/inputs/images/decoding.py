@@ -31,6 +31,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cnnjax.errors import Unreadable
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
 TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)  # bytes of an entry's values, by their kind
@@ -40,11 +42,7 @@ MAX_MEGAPIXELS = 100  # a decoded picture takes 3 or 4 bytes a pixel, in each th
 Source = str | os.PathLike | BinaryIO
 
 
-class BadPicture(Exception):
-    """A picture that cannot be read. The message is one line that goes on from the file's name: 'is truncated'."""
-
-
-def read_picture(source: Source, *, channels: int, size: int | tuple[int, int], resize: str) -> np.ndarray:
+def read_image(source: Source, *, channels: int, size: int | tuple[int, int], resize: str) -> np.ndarray:
     """Reads a picture.
 
     Args:
@@ -58,7 +56,7 @@ def read_picture(source: Source, *, channels: int, size: int | tuple[int, int], 
       [height, width, channels] uint8.
 
     Raises:
-      BadPicture: it cannot be read.
+      Unreadable: it cannot be read.
     """
     image = _of_mode("L" if channels == 1 else "RGB", _decoded(content(source)))
     if size:
@@ -75,7 +73,7 @@ def probe(source: Source) -> tuple[int, int, int]:
     """Decodes a picture completely -> (height, width, channels) as it is stored, upright; channels is 1 or 3.
 
     Raises:
-      BadPicture: it cannot be read.
+      Unreadable: it cannot be read.
     """
     image = _decoded(content(source))
     return image.height, image.width, len(image.getbands())
@@ -92,7 +90,7 @@ def read_stored(source: Source, colours: bool = False) -> np.ndarray:
       are equal everywhere, which is grey. Alpha is left out.
 
     Raises:
-      BadPicture: it cannot be read.
+      Unreadable: it cannot be read.
     """
     in_colour = lambda image: image.convert("RGB") if image.mode in ("P", "PA") else _as_stored(image)
     pixels = np.array(_decoded(content(source), in_colour if colours else _as_stored))
@@ -102,30 +100,30 @@ def read_stored(source: Source, colours: bool = False) -> np.ndarray:
 
 
 def content(source: Source) -> bytes:
-    """The bytes of a file, or BadPicture."""
+    """The bytes of a file, or Unreadable."""
     try:
         return Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source.read()
     except OSError as error:
-        raise BadPicture(f"cannot be read: {error.strerror or error}") from error
+        raise Unreadable(f"cannot be read: {error.strerror or error}") from error
 
 
 def _decoded(data: bytes, brought_to: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
     """An upright picture of mode L or RGB, or of what `brought_to` makes of it."""
     if not data:
-        raise BadPicture("is empty (0 bytes)")
+        raise Unreadable("is empty (0 bytes)")
     try:
         image, exif = _opened(data)
         _check_size(*image.size)
         image.load()
         return _upright((brought_to or _flattened)(image), _orientation(exif))
-    except (BadPicture, MemoryError):
+    except (Unreadable, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # of a WebP, whose size Pillow looks at before we can
-        raise BadPicture(f"has too many pixels: at most {MAX_MEGAPIXELS} megapixels are read") from error
+        raise Unreadable(f"has too many pixels: at most {MAX_MEGAPIXELS} megapixels are read") from error
     except Exception as error:  # Pillow's decoders let out nearly every kind there is
         reason = " ".join(str(error).split()) or type(error).__name__
         cut = isinstance(error.__cause__ or error, struct.error) or "truncated" in reason.lower() or _lacks_end(data)
-        raise BadPicture("is truncated" if cut else f"is damaged ({reason})") from error
+        raise Unreadable("is truncated" if cut else f"is damaged ({reason})") from error
 
 
 class _Jpeg(JpegImageFile):
@@ -148,7 +146,7 @@ def _opened(data: bytes) -> tuple[Image.Image, bytes]:
         _check_tiff(data)
         return TiffImageFile(io.BytesIO(data)), b""  # Pillow turns it upright
     else:
-        raise BadPicture("is not a picture (PNG, JPEG, BMP, WebP or TIFF)")
+        raise Unreadable("is not a picture (PNG, JPEG, BMP, WebP or TIFF)")
     image = kind(io.BytesIO(data))
     return image, image.info.get("exif", b"")
 
@@ -163,11 +161,11 @@ def _png_essentials(data: bytes) -> tuple[bytes, bytes]:
         length, kind = struct.unpack_from(">I4s", data, at) if at + 8 <= len(data) else (0, b"")
         end = at + 12 + length
         if end > len(data):
-            raise BadPicture("is truncated")
+            raise Unreadable("is truncated")
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             # Pillow does not look at the checksums of pixels.
             if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-                raise BadPicture(f"is damaged (wrong checksum of {kind.decode()})")
+                raise Unreadable(f"is damaged (wrong checksum of {kind.decode()})")
             kept.append(data[at:end])
         elif kind == b"eXIf":
             exif = data[at + 8 : end - 4]
@@ -177,7 +175,7 @@ def _png_essentials(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _check_tiff(data: bytes) -> None:
-    """Raises BadPicture where what the first directory lists ends beyond the file, of which Pillow would only warn."""
+    """Raises Unreadable where what the first directory lists ends beyond the file, of which Pillow would only warn."""
     order = TIFF_STARTS[data[:4]]
     try:
         (directory,) = struct.unpack_from(order + "I", data, 4)
@@ -186,9 +184,9 @@ def _check_tiff(data: bytes) -> None:
             _, kind, number, place = struct.unpack_from(order + "HHII", data, directory + 2 + 12 * i)
             size = number * TIFF_SIZES[kind] if kind < len(TIFF_SIZES) else 0
             if size > 4 and place + size > len(data):
-                raise BadPicture("is truncated")
+                raise Unreadable("is truncated")
     except struct.error:
-        raise BadPicture("is truncated") from None
+        raise Unreadable("is truncated") from None
 
 
 def _lacks_end(data: bytes) -> bool:
@@ -202,10 +200,10 @@ def _lacks_end(data: bytes) -> bool:
 
 def _check_size(width: int, height: int) -> None:
     if width < 2 or height < 2:
-        raise BadPicture(f"is {width}x{height}: at least 2x2 is needed")
+        raise Unreadable(f"is {width}x{height}: at least 2x2 is needed")
     if width * height > MAX_MEGAPIXELS * 10**6:
         megapixels = math.ceil(width * height / 1e5) / 10  # upwards, so that it never reads '100: at most 100'
-        raise BadPicture(f"has {megapixels:g} megapixels: at most {MAX_MEGAPIXELS} are read")
+        raise Unreadable(f"has {megapixels:g} megapixels: at most {MAX_MEGAPIXELS} are read")
 
 
 def _of_mode(mode: str, image: Image.Image) -> Image.Image:
@@ -219,7 +217,7 @@ def _flattened(image: Image.Image) -> Image.Image:
         values = np.asarray(image).clip(0, 65535).astype(np.uint32)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 257 is odd: no ties to round
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"):
-        raise BadPicture(f"has pixels of a kind that is not read (Pillow's mode {mode})")
+        raise Unreadable(f"has pixels of a kind that is not read (Pillow's mode {mode})")
     if mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
         return _of_mode("L" if mode in ("1", "L") else "RGB", image)
     if mode == "1":  # a transparent value is 0 or 255, in this mode and in L
@@ -238,7 +236,7 @@ def _as_stored(image: Image.Image) -> Image.Image:
         return image
     if image.mode in ("LA", "PA", "RGBA"):
         return image.getchannel(0) if image.mode != "RGBA" else image.convert("RGB")
-    raise BadPicture(f"has pixels of a kind that is not read (Pillow's mode {image.mode})")
+    raise Unreadable(f"has pixels of a kind that is not read (Pillow's mode {image.mode})")
 
 
 def _orientation(exif: bytes) -> int:
