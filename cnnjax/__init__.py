@@ -16,16 +16,20 @@ The command line is `python run.py`; the same in Python:
 """
 
 import importlib
+import os
 
+from cnnjax.foreign import FILES, install
 from cnnjax.memory import keep_freed_memory
 from cnnjax.xla import without_faulty_sums
 
 without_faulty_sums()
 keep_freed_memory()
+if FILES in os.environ:  # a process that reads data for another: it unpickles what an experiment file defines
+    install()
 
 _HOME = dict(
     Config="config",
-    new_config="experiment",
+    new_config="serialization",
     model="models:options",
     build="experiment",
     fit="training.fit",

@@ -17,36 +17,37 @@ def no_arguments(line) -> None:
         raise UserError(f"Not understood: {' '.join(line.arguments)!r}. Flags are written --name=value.")
 
 
-def config_of_run(flags: dict):
-    """The configuration that a run directory holds."""
-    from cnnjax import experiment
+def config_of_run(flags: dict, classes: tuple[type, ...] = ()):
+    """The configuration that a run directory holds. `classes`: of the file of a run with options of its own."""
+    from cnnjax import serialization
     from cnnjax.run_directory import records
 
     if not flags.get("workdir"):
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
     records.require_run(Path(flags["workdir"]))
-    return experiment.from_json(records.read_json(Path(flags["workdir"]) / "config.json"))
+    workdir = Path(flags["workdir"])
+    return serialization.from_json(records.read_json(workdir / "config.json"), classes, workdir / records.CODE)
 
 
-def config_of_model(flags: dict):
+def config_of_model(flags: dict, classes: tuple[type, ...] = ()):
     """The configuration of a network alone."""
-    from cnnjax import experiment
+    from cnnjax import serialization
 
     if not flags.get("model"):
         raise UserError("Say which network: --model=NAME, or --config=experiments/NAME.py.")
-    return experiment.new_config(model=flags["model"])
+    return serialization.new_config(model=flags["model"])
 
 
 def only_changes(line, names: tuple[str, ...]) -> None:
     """After training only machine knobs, and those of the given names, can still be changed; `source`: all of it."""
-    from cnnjax import experiment, knobs
+    from cnnjax import knobs, serialization
 
     if not line.flags["workdir"]:
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    if line.experiment:
+    if line.flags["config"] and not serialization.foreign_classes(line.config):
         raise UserError("--config is for training; the run in --workdir has its own.")
     free = lambda name: name in names or name.partition(".")[0] in names
-    kinds = {choice: knobs.IDENTITY for choice in experiment.CHOICES} | {
+    kinds = {choice: knobs.IDENTITY for choice in serialization.CHOICES} | {
         k.name: k.kind for k in knobs.walk(line.config)
     }
     for name in line.overrides:

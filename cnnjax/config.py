@@ -93,7 +93,7 @@ class Config:
     """A whole run. `model`, `task`, `input` and `source` hold options dataclasses, chosen by name from the tables in
     `cnnjax/models`, `cnnjax/tasks`, `cnnjax/inputs` and `cnnjax/data/sources`.
 
-    `cnnjax.experiment.new_config` makes one by these names.
+    `cnnjax.serialization.new_config` makes one by these names.
     """
 
     model: Any = None

@@ -3,7 +3,6 @@
 Training, evaluation and prediction all start here.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -15,18 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import inputs, knobs, migration, models, optimizers, parallel, processes, tasks
+from cnnjax import knobs, models, optimizers, parallel, processes
 from cnnjax.config import Config
 from cnnjax.data import pipeline, sources
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Scenes, Split, subset
 from cnnjax.errors import UserError
 from cnnjax.run_directory.records import DatasetRecord, record_of
+from cnnjax.serialization import CHOICES, DEFAULTS
 
-CHOICES = dict(
-    model=models, task=tasks, input=inputs, source=sources
-)  # fields of Config that hold options, and their tables
-DEFAULTS = dict(task="classification", input="images", source="digits")
 LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
 
@@ -236,59 +232,6 @@ def _augment(kind, statistics, key: jax.Array, batch: dict, axis_name: str | Non
     return kind.augment(key, batch, statistics, axis_name)
 
 
-def to_json(config: Config) -> dict[str, Any]:
-    """All knobs as JSON values; the model's stand beside its name."""
-    chosen = {c: getattr(config, c) or table.options(DEFAULTS[c]) for c, table in CHOICES.items()}
-    values = knobs.to_dict(dataclasses.replace(config, **chosen))
-    named = {c: dict(name=table.name_of(chosen[c])) | values[c] for c, table in CHOICES.items()}
-    named["model"]["name"] = models.name_of(config.model)
-    return dict(format=migration.FORMAT) | values | named
-
-
-def from_json(values: dict[str, Any]) -> Config:
-    """The configuration that `to_json` wrote, of this version or an earlier one.
-
-    Raises:
-      UserError: it is damaged, or of a later version, or has knobs that this version does not know.
-    """
-    values = migration.current(values)
-    for choice in CHOICES:
-        if not isinstance(values.get(choice), dict) or not isinstance(values[choice].get("name"), str):
-            raise UserError(f"config.json is damaged: it names no {choice}.")
-    config = new_config(**{choice: values[choice]["name"] for choice in CHOICES})
-    for choice in CHOICES:
-        knobs.update(getattr(config, choice), {n: v for n, v in values[choice].items() if n != "name"})
-    knobs.update(config, {n: v for n, v in values.items() if n != "format" and n not in CHOICES})
-    return config
-
-
-def new_config(
-    model: str = "cnn", task: str = DEFAULTS["task"], input: str = DEFAULTS["input"], source: str = DEFAULTS["source"]
-) -> Config:
-    """A configuration with fresh options of a model, a task, a kind of input and a source, by their names.
-
-    Raises:
-      UserError: an unknown name; the message has the nearest.
-    """
-    named = dict(model=model, task=task, input=input, source=source)
-    return Config(**{choice: CHOICES[choice].options(name) for choice, name in named.items()})
-
-
 def steps_between(time: float, steps_per_unit: float) -> int:
     """A time, in epochs say, as a whole number of steps, at least one."""
     return max(1, math.floor(time * steps_per_unit + 0.5))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], kind: str) -> list[tuple[str, Any, Any]]:
-    """(name, old value, new value) of every knob of a kind that differs, from what `to_json` wrote.
-
-    The kind is `knobs.IDENTITY`, which changes the numbers of a run, or `knobs.MACHINE`.
-    """
-    first, second = from_json(old), from_json(new)
-    before, after = ({k.name: k for k in knobs.walk(config)} for config in (first, second))
-    pairs = [(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
-    for choice in CHOICES:
-        names = before_name, after_name = getattr(first, choice).name, getattr(second, choice).name
-        if before_name != after_name:
-            return [(choice, *names)] if kind == knobs.IDENTITY else []
-    return [(n, a.value, b.value) for n, a, b in pairs if a.kind == kind and a.value != b.value]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import evaluation, experiment, parallel
+from cnnjax import evaluation, experiment, parallel, serialization
 from cnnjax.config import Config
 from cnnjax.data.source import Dataset, Scenes, Split
 from cnnjax.errors import Unreadable, UserError
@@ -30,17 +30,20 @@ class Run(NamedTuple):
     step: int
 
 
-def load(workdir: str | Path, which: str = "tested") -> Run:
+def load(workdir: str | Path, which: str = "tested", options: Iterable[type] = ()) -> Run:
     """The network of a run directory, with the parameters of its 'best' or 'last' checkpoint.
 
     'tested' are those whose test score the run reports: as its `config.checkpoint.test` says.
 
+    Args:
+      options: the classes of options that the run took from an experiment file, whose code does not run unasked.
+
     Raises:
-      UserError: the folder holds no run, or no checkpoint.
+      UserError: the folder holds no run, or no checkpoint; or one of those classes is not named, or is another now.
     """
     workdir = Path(workdir)
     records.require_run(workdir)
-    config = experiment.from_json(records.read_json(workdir / "config.json"))
+    config = serialization.from_json(records.read_json(workdir / "config.json"), options, workdir / records.CODE)
     record = records.read_dataset(workdir)
     network = experiment.build_network(config, record)
     ranked = dict(best_metric=config.checkpoint.best_metric, higher_is_better=experiment.higher_is_better(config))

@@ -1,6 +1,5 @@
 """From a command line to a checked configuration: experiment files, and one absl flag for every knob."""
 
-import importlib.util
 import inspect
 import re
 import sys
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from cnnjax import experiment, knobs, migration, models
+from cnnjax import experiment, foreign, knobs, migration, models, serialization
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
@@ -24,7 +23,8 @@ class CommandLine(NamedTuple):
     overrides: dict[str, Any]  # the knobs that were given, by dotted name
     flags: dict[str, str | None]
     arguments: list[str]
-    experiment: str  # the name of the experiment file, without its folder and suffix
+    experiment: str  # the name of the experiment file, without its folder and suffix; '' of a run that is read
+    classes: tuple[type, ...] = ()  # of the file that --config names beside a run, whose options they are
 
 
 def parse(
@@ -36,21 +36,26 @@ def parse(
     """Reads the arguments after the verb.
 
     `verb_flags` are those of the verb besides the knobs: `name`, `default`, `help` and `choices` (None: any text).
-    `base`, where given, supplies the configuration that is overridden when there is no --config: it is called with
-    the values of `verb_flags` as far as they can be read beforehand.
+    `base`, where given, supplies the configuration that is overridden when there is no --config, or when --workdir names a
+    run: it is called with the values of `verb_flags` as far as they can be read beforehand, and with the classes of the file
+    that --config names then.
     `of_sweep`: --config names a sweep, which knobs do not change; it stands among the flags.
 
     Raises:
       UserError: an unknown flag or knob, a wrong type, a value out of range, a missing file.
     """
     given = _given(arguments)
-    config, name = None, ""
+    config, name, classes = None, "", ()
     if of_sweep and any(key.startswith("config.") for key in given):
         raise UserError("A sweep's knobs stand in its file: under common, or as a factor.")
-    if "config" in given and not of_sweep:
+    given_flags = {flag.name: given.get(flag.name, flag.default) for flag in verb_flags}
+    if "config" in given and base is not None and given_flags.get("workdir"):
+        classes = classes_of(given["config"])
+        config = base(given_flags, classes)
+    elif "config" in given and not of_sweep:
         config, name = load_experiment(given["config"])
     elif base is not None:
-        config = base({flag.name: given.get(flag.name, flag.default) for flag in verb_flags})
+        config = base(given_flags)
     elif any(key.startswith("config.") for key in given):
         raise UserError("Say which experiment with --config=experiments/NAME.py; --config.KNOB=VALUE then changes it.")
     if config is not None:
@@ -78,14 +83,14 @@ def parse(
     if config is not None:
         knobs.make_paths_absolute(config)
         experiment.check(config)
-        overrides |= {c: given[f"config.{c}"] for c in experiment.CHOICES if f"config.{c}" in given}
-    given_flags = {flag.name: values[flag.name].value for flag in verb_flags} | dict(config=values["config"].value)
-    return CommandLine(config, overrides, given_flags, rest, name)
+        overrides |= {c: given[f"config.{c}"] for c in serialization.CHOICES if f"config.{c}" in given}
+    typed = {flag.name: values[flag.name].value for flag in verb_flags} | dict(config=values["config"].value)
+    return CommandLine(config, overrides, typed, rest, name, classes)
 
 
 def _choose(config: Config, given: dict[str, str]) -> None:
     """Puts the options that were asked for by name into a configuration. Those of a name that it has keep their values."""
-    for choice, table in experiment.CHOICES.items():
+    for choice, table in serialization.CHOICES.items():
         name = given.get(f"config.{choice}")
         held = getattr(config, choice)
         if name is not None and (held is None or table.name_of(held) != name):
@@ -168,7 +173,7 @@ class _KnobFlag(flags.Flag):
 
 def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) -> None:
     flags.DEFINE_string("config", None, "the experiment: FILE.py or FILE.py:NAME", flag_values=values)
-    for choice in experiment.CHOICES:
+    for choice in serialization.CHOICES:
         flags.DEFINE_string(f"config.{choice}", None, f"the {choice}, by name", flag_values=values)
     for flag in verb_flags:
         if flag.choices == ("true", "false"):
@@ -186,7 +191,7 @@ def _define(values: flags.FlagValues, verb_flags: tuple, config: Config | None) 
 
 def _field_names() -> set[str]:
     """The names of all sections and knobs, without their dots."""
-    return {part for knob in knobs.walk(experiment.new_config()) for part in knob.name.split(".")}
+    return {part for knob in knobs.walk(serialization.new_config()) for part in knob.name.split(".")}
 
 
 def load_experiment(spec: str) -> tuple[Config, str]:
@@ -214,6 +219,17 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     return config, path.stem
 
 
+def classes_of(spec: str) -> tuple[type, ...]:
+    """The classes of an experiment file, which is executed; its `get_config` is not called."""
+    file, _, name = spec.partition(".py:")
+    return call_in_file(Path(file + ".py" if _ or name else spec), "get_config", lambda f: tuple(classes_beside(f)))
+
+
+def classes_beside(function: Callable) -> list[type]:
+    """The classes that the module of a function defines or imports."""
+    return foreign.classes_in(sys.modules[function.__module__])
+
+
 def call_in_file(path: Path, name: str, call: Callable[[Callable], Any] = lambda function: function()) -> Any:
     """What the function `name` of a person's Python file returns.
 
@@ -227,10 +243,8 @@ def call_in_file(path: Path, name: str, call: Callable[[Callable], Any] = lambda
         raise UserError(f"There is no experiment file {path}.{hint}")
     if path.suffix != ".py":
         raise UserError(f"--config={path} is no experiment: give a Python file with {name}().")
-    module_spec = importlib.util.spec_from_file_location(f"cnnjax_experiment_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module = foreign.execute(path)
         if not hasattr(module, name):
             returns = dict(get_config="a cnnjax.config.Config", get_sweep="a cnnjax.sweeps.ablation.Sweep")[name]
             raise UserError(f"{path} has no function {name}() that returns {returns}.")

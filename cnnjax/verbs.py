@@ -42,7 +42,7 @@ def evaluate(arguments: list[str]) -> int:
     line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=command_line.config_of_run)
     command_line.no_arguments(line)
     command_line.only_changes(line, OTHER_DATA)
-    run = inference.load(line.flags["workdir"], line.flags["checkpoint"])
+    run = inference.load(line.flags["workdir"], line.flags["checkpoint"], line.classes)
     parallel.use_compilation_cache()
     dataset = inference.dataset_for(run, line.config)
     name = line.flags["split"] or "test"
@@ -79,7 +79,7 @@ def predict(arguments: list[str]) -> int:
     if not (flags["top"].isascii() and flags["top"].isdigit()) or int(flags["top"]) < 1:
         raise UserError(f"--top must be a whole number of at least 1, not {flags['top']!r}.")
     paths = list_pictures(map(Path, line.arguments), line.config.task.written)
-    run = inference.load(flags["workdir"], flags["checkpoint"])._replace(config=line.config)
+    run = inference.load(flags["workdir"], flags["checkpoint"], line.classes)._replace(config=line.config)
     use_compilation_cache()
     folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
     writer = line.config.task.build().writer(run.record, line.config, folder, flags)
@@ -145,11 +145,11 @@ def prepare(arguments: list[str]) -> int:
 
 
 def config(arguments: list[str]) -> int:
-    from cnnjax import experiment, launch
+    from cnnjax import launch, serialization
 
     line = launch.parse(arguments, (WORKDIR,), base=command_line.config_of_run)
     command_line.no_arguments(line)
-    print(json.dumps(experiment.to_json(command_line.required(line, "config")), indent=2))
+    print(json.dumps(serialization.to_json(command_line.required(line, "config")), indent=2))
     return 0
 
 

@@ -19,7 +19,7 @@ when validation no longer improves; N(0, 0.01) weights, biases of 1 in conv2, co
 """
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 WIDTH = 1 / 4  # of the cells' network
 

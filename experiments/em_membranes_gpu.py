@@ -11,7 +11,7 @@ which it aims; Rand F-score of cells 0.853. Half of its 3,000 steps ran beside a
 import os
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

@@ -7,7 +7,7 @@ On 2 CPU cores 13 to 15 minutes beside other work. Test accuracy: 93.95 % (mean 
 """
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

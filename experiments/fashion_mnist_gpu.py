@@ -6,7 +6,7 @@ Aims at 95.5 % test accuracy. Not measured on a GPU yet.
 """
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

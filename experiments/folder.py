@@ -4,7 +4,7 @@ python run.py train --config=experiments/folder.py --config.source.dir=DIR --wor
 """
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

@@ -12,7 +12,7 @@ IoU 0.5 0.798.
 import os
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

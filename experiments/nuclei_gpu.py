@@ -10,7 +10,7 @@ run shared the card.
 import os
 
 from cnnjax.config import Config
-from cnnjax.experiment import new_config
+from cnnjax.serialization import new_config
 
 
 def get_config() -> Config:

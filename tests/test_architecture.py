@@ -8,11 +8,21 @@ PACKAGE = ROOT / "cnnjax"
 
 # A room uses what stands on lower floors. Rooms on one floor do not import each other.
 FLOORS = [
-    {"errors", "knobs", "cache", "xla", "memory", "processes", "migration"},  # foundations: knobs and cache use errors
+    {
+        "errors",
+        "knobs",
+        "cache",
+        "xla",
+        "memory",
+        "processes",
+        "migration",
+        "foreign",
+    },  # foundations: knobs and cache use errors
     {"config", "kernels"},
     {"layers", "inputs", "optimizers", "inspection"},
     {"data"},
     {"models", "tasks", "parallel", "run_directory"},
+    {"serialization"},
     {"experiment", "evaluation"},
     {"training", "inference"},
     {"launch", "usage", "benchmark", "command_line", "bare"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cnnjax import evaluation, experiment, tasks
+from cnnjax import evaluation, experiment, serialization, tasks
 from cnnjax.data.source import Split
 from cnnjax.errors import UserError
 from cnnjax.experiment import Network
@@ -56,7 +56,7 @@ def test_ten_views_of_a_picture_become_one_prediction():
 
 
 def test_ten_crops_need_a_size():
-    config = experiment.new_config()
+    config = serialization.new_config()
     config.input.augmentation.views = "ten_crop"
     with pytest.raises(UserError, match="ten_crop takes crops as large as random_crop"):
         experiment.check(config)

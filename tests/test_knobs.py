@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cnnjax import experiment, knobs, models
+from cnnjax import experiment, knobs, models, serialization
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.knobs import knob
@@ -80,17 +80,17 @@ def test_a_bare_name_means_the_nested_knob_whatever_looks_more_like_it():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_configuration_survives_json(name):
-    config = experiment.new_config(model=name)
+    config = serialization.new_config(model=name)
     config.schedule.boundaries = (3.0, 5.0)
     config.optimizer.frozen = ("stage0*",)
-    written = json.loads(json.dumps(experiment.to_json(config)))
+    written = json.loads(json.dumps(serialization.to_json(config)))
     assert written["model"]["name"] == name
-    assert experiment.from_json(written) == config
+    assert serialization.from_json(written) == config
 
 
 def test_defaults_are_valid_and_every_knob_is_explained():
     for name in models.MODELS:
-        config = experiment.new_config(model=name)
+        config = serialization.new_config(model=name)
         experiment.check(config)
         for k in knobs.walk(config):
             assert k.help and k.help[-1] != ".", k.name
@@ -98,25 +98,25 @@ def test_defaults_are_valid_and_every_knob_is_explained():
 
 
 def test_json_of_another_version_is_refused():
-    written = experiment.to_json(experiment.new_config(model="cnn")) | dict(bacth_size=3)
+    written = serialization.to_json(serialization.new_config(model="cnn")) | dict(bacth_size=3)
     with pytest.raises(UserError, match="There is no config.bacth_size. Did you mean batch_size"):
-        experiment.from_json(written)
+        serialization.from_json(written)
 
 
 def test_differences_of_identity_leave_out_what_does_not_change_numbers():
-    old = experiment.to_json(experiment.new_config(source="class_folder"))
-    config = experiment.new_config(source="class_folder")
+    old = serialization.to_json(serialization.new_config(source="class_folder"))
+    config = serialization.new_config(source="class_folder")
     config.log_every, config.epochs, config.source.dir = 7, 99.0, "elsewhere"
-    assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == []
+    assert serialization.differences(old, serialization.to_json(config), knobs.IDENTITY) == []
     config.optimizer.learning_rate, config.model.blocks = 0.5, 1
-    assert experiment.differences(old, experiment.to_json(config), knobs.IDENTITY) == [
+    assert serialization.differences(old, serialization.to_json(config), knobs.IDENTITY) == [
         ("model.blocks", 2, 1),
         ("optimizer.learning_rate", 0.1, 0.5),
     ]
-    other = experiment.new_config(model="lenet5", source="class_folder")
-    assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [("model", "cnn", "lenet5")]
-    other = experiment.new_config(task="segmentation", source="class_folder")
-    assert experiment.differences(old, experiment.to_json(other), knobs.IDENTITY) == [
+    other = serialization.new_config(model="lenet5", source="class_folder")
+    assert serialization.differences(old, serialization.to_json(other), knobs.IDENTITY) == [("model", "cnn", "lenet5")]
+    other = serialization.new_config(task="segmentation", source="class_folder")
+    assert serialization.differences(old, serialization.to_json(other), knobs.IDENTITY) == [
         ("task", "classification", "segmentation")
     ]
 
@@ -132,7 +132,7 @@ def test_differences_of_identity_leave_out_what_does_not_change_numbers():
     ],
 )
 def test_check_of_a_whole_run(change, message):
-    config = experiment.new_config(model="cnn")
+    config = serialization.new_config(model="cnn")
     change(config)
     with pytest.raises(UserError, match=message):
         experiment.check(config)

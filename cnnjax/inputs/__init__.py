@@ -20,6 +20,7 @@ A new kind of input is a folder beside this and a line here. Its `options.py` ho
 
 import copy
 
+from cnnjax import foreign
 from cnnjax.errors import UserError
 from cnnjax.inputs.images import options as images
 from cnnjax.knobs import nearest
@@ -35,10 +36,14 @@ def options(name: str):
 
 
 def name_of(input_options) -> str:
-    """The name under which options of this type stand in the table."""
+    """The name of options: that in the table, or of a class of one's own.
+
+    Raises:
+      UserError: these are no options of a input.
+    """
     for name, known in INPUTS.items():
         if type(known) is type(input_options):
             return name
-    raise UserError(
-        f"config.input must hold the options of a kind of input ({', '.join(INPUTS)}), not {input_options!r}."
+    return foreign.require(
+        input_options, "input", ("key", "axes", "check", "build"), INPUTS, "cnnjax/inputs/__init__.py"
     )

@@ -15,6 +15,7 @@ What a network needs of its input shows when it is built: a layer that finds no 
 
 import copy
 
+from cnnjax import foreign
 from cnnjax.errors import UserError
 from cnnjax.inspection import findings
 from cnnjax.knobs import nearest
@@ -45,7 +46,11 @@ def options(name: str):
 
 
 def name_of(model_options) -> str:
-    """The name under which options of this type stand in the table."""
+    """The name of options: that in the table, or of a class of one's own.
+
+    Raises:
+      UserError: these are no options of a model.
+    """
     named = getattr(model_options, "name", None)
     everything = MODELS | PER_PIXEL
     if named in everything and type(everything[named]) is type(model_options):
@@ -53,7 +58,7 @@ def name_of(model_options) -> str:
     for name, known in everything.items():
         if type(known) is type(model_options):
             return name
-    raise UserError(f"config.model must hold the options of a model ({', '.join(MODELS)}), not {model_options!r}.")
+    return foreign.require(model_options, "model", ("build", "input_shape"), MODELS, "cnnjax/models/__init__.py")
 
 
 def least_size(model, channels: int = 3) -> int:

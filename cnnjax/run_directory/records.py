@@ -17,6 +17,7 @@ from cnnjax.data.masks import Code
 from cnnjax.data.source import Dataset
 from cnnjax.errors import RunError, UserError
 
+CODE = "code"  # copies of the files that define options of a run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
 
 

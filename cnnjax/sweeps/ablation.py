@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnnjax import experiment, launch
+from cnnjax import launch, serialization
 from cnnjax.config import Config
 from cnnjax.errors import UserError
 
@@ -130,7 +130,7 @@ def trials(sweep: Sweep, folder: Path) -> list[Trial]:
 
 def to_json(sweep: Sweep, all_trials: list[Trial]) -> dict[str, Any]:
     """What sweep.json holds."""
-    runs = {f"{t.folder.parent.name}/{t.folder.name}": experiment.to_json(t.config) for t in all_trials}
+    runs = {f"{t.folder.parent.name}/{t.folder.name}": serialization.to_json(t.config) for t in all_trials}
     return dict(base=sweep.base, hypothesis=sweep.hypothesis, score=sweep.score, trials=runs)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy  # its parts load where they are first used
 
 from cnnjax import experiment
+from cnnjax.config import Config
 from cnnjax.inspection.layer_table import layer_table
 from cnnjax.run_directory import records
 from cnnjax.sweeps.ablation import Sweep, Trial, Variant
@@ -58,18 +59,17 @@ def rows(sweep: Sweep, trials: list[Trial]) -> list[dict[str, Any]]:
         row[sweep.score] = status.score if status.state == DONE else None
         if status.state == DONE:
             if name not in networks:
-                networks[name] = network_of(trial.folder)
+                networks[name] = network_of(trial.config, trial.folder)
             summary = finished(trial) or {}
             row |= networks[name] | dict(images_per_second=speed_of(trial.folder))
             row |= dict(steps=summary.get("steps"), seconds=summary.get("seconds"))
             row |= measured(sweep, trial.folder)
-        made.append(row | dict(error=status.error))
+        made.append(row | dict(reason=status.error))
     return made
 
 
-def network_of(folder: Path) -> dict[str, Any]:
-    """Parameters, multiply-accumulates of a picture, and the field of view (pixels, of the last layer with positions)."""
-    config = experiment.from_json(records.read_json(folder / "config.json"))
+def network_of(config: Config, folder: Path) -> dict[str, Any]:
+    """Parameters, multiply-accumulates of an example, and the field of view (pixels, of the last layer with positions)."""
     network = experiment.build_network(config, records.read_dataset(folder))
     table = layer_table(network.model, jax.ShapeDtypeStruct((1, *network.input_shape), np.float32), train=False)
     views = [row.field_of_view for row in table.rows if row.field_of_view and len(row.shape) > 2]
@@ -125,7 +125,7 @@ def by_variant(sweep: Sweep, variants: list[Variant], found: list[dict[str, Any]
 def numeric_columns(sweep: Sweep, found: list[dict[str, Any]]) -> list[str]:
     """The columns of a table besides the score: of the network, the speed, and what the sweep measures."""
     known = [*NETWORK, "images_per_second"]
-    first = {"variant", "seed", "state", "error", "steps", "seconds", sweep.score, *sweep.factors, *known}
+    first = {"variant", "seed", "state", "reason", "steps", "seconds", sweep.score, *sweep.factors, *known}
     return known + list(dict.fromkeys(name for row in found for name in row if name not in first))
 
 
@@ -148,7 +148,7 @@ def markdown(sweep: Sweep, lines: list[dict[str, Any]], found: list[dict[str, An
     unfinished = [row for row in found if row["state"] != DONE]
     text += [
         "",
-        *(f"{row['variant']} seed {row['seed']}: {row['state']}. {row['error']}".strip() for row in unfinished),
+        *(f"{row['variant']} seed {row['seed']}: {row['state']}. {row['reason']}".strip() for row in unfinished),
     ]
     return "\n".join(text).rstrip() + "\n"
 
@@ -171,7 +171,7 @@ def _plain(value: float) -> str:
 
 def as_csv(found: list[dict[str, Any]]) -> str:
     """All trials, one line each."""
-    names = list(dict.fromkeys(name for row in found for name in row if name != "error")) + ["error"]
+    names = list(dict.fromkeys(name for row in found for name in row if name != "reason")) + ["reason"]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
     writer.writeheader()

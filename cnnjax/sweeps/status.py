@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnnjax import experiment, knobs
+from cnnjax import knobs, serialization
 from cnnjax.errors import UserError
 from cnnjax.run_directory import checkpoint, records
 from cnnjax.sweeps import trial as process
@@ -78,7 +78,8 @@ def require_same(trials: list[Trial], folder: Path) -> None:
         if not records.is_run(trial.folder) or not checkpoint.exist(trial.folder):
             continue
         before = records.read_json(trial.folder / "config.json")
-        different = experiment.differences(before, experiment.to_json(trial.config), knobs.IDENTITY)
+        classes = serialization.foreign_classes(trial.config).values()
+        different = serialization.differences(before, serialization.to_json(trial.config), knobs.IDENTITY, classes)
         if different:
             name, old, new = different[0]
             raise UserError(

@@ -47,6 +47,7 @@ Prediction:
 
 import copy
 
+from cnnjax import foreign
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
 from cnnjax.tasks.classification import options as classification
@@ -63,8 +64,14 @@ def options(name: str):
 
 
 def name_of(task_options) -> str:
-    """The name under which options of this type stand in the table."""
+    """The name of options: that in the table, or of a class of one's own.
+
+    Raises:
+      UserError: these are no options of a task.
+    """
     for name, known in TASKS.items():
         if type(known) is type(task_options):
             return name
-    raise UserError(f"config.task must hold the options of a task ({', '.join(TASKS)}), not {task_options!r}.")
+    return foreign.require(
+        task_options, "task", ("target", "scores", "check", "build"), TASKS, "cnnjax/tasks/__init__.py"
+    )

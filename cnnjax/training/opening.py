@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cnnjax import experiment, knobs, processes
+from cnnjax import foreign, knobs, processes, serialization
 from cnnjax.errors import UserError
 from cnnjax.experiment import Experiment
 from cnnjax.run_directory import checkpoint, lock, records
@@ -28,10 +28,10 @@ def make_folder(workdir: Path) -> None:
 
 def require_same_config(config) -> None:
     """Raises UserError where a process was started with other knobs than process 0, naming them."""
-    ours = experiment.to_json(config)
+    ours, classes = serialization.to_json(config), serialization.foreign_classes(config).values()
     main = processes.by_main(lambda: ours)
     for kind in (knobs.IDENTITY, knobs.MACHINE):
-        if different := experiment.differences(main, json.loads(json.dumps(ours)), kind):
+        if different := serialization.differences(main, json.loads(json.dumps(ours)), kind, classes):
             shown = "; ".join(f"config.{name} is {there!r} there, {here!r} here" for name, there, here in different)
             raise UserError(f"This process was started with another configuration than process 0: {shown}.")
 
@@ -75,8 +75,9 @@ def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
         return {}
     if not records.is_run(workdir):
         raise UserError(f"{workdir} holds checkpoints, but no config.json: put it back, or give another --workdir.")
-    before, now = records.read_json(workdir / "config.json"), experiment.to_json(exp.config)
-    if different := experiment.differences(before, now, knobs.IDENTITY):
+    before, now = records.read_json(workdir / "config.json"), serialization.to_json(exp.config)
+    classes = serialization.foreign_classes(exp.config).values()
+    if different := serialization.differences(before, now, knobs.IDENTITY, classes):
         shown = "; ".join(f"config.{name} was {old!r}, now {new!r}" for name, old, new in different)
         raise UserError(f"{workdir} holds a run with another configuration: {shown}. Give another --workdir.")
     record = records.read_dataset(workdir)
@@ -84,7 +85,19 @@ def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
         raise UserError(
             f"{workdir} holds a run on other data: {record.name} has changed since. Give another --workdir."
         )
-    return {f"config.{name}": [old, new] for name, old, new in experiment.differences(before, now, knobs.MACHINE)}
+    machine = serialization.differences(before, now, knobs.MACHINE, classes)
+    return {f"config.{name}": [old, new] for name, old, new in machine} | _changed_files(before, now)
+
+
+def _changed_files(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Files of a run's own options that have changed beside the classes themselves, {name: [old, new SHA-256]}."""
+    changed = {}
+    for choice in serialization.CHOICES:
+        here = now[choice].get("class")
+        there = before[choice].get("class") if here and isinstance(before[choice], dict) else None
+        if there and there["sha256"] != here["sha256"]:
+            changed[here["file"]] = [there["sha256"][:12], here["sha256"][:12]]
+    return changed
 
 
 def write_records(
@@ -96,7 +109,8 @@ def write_records(
         log(f"Changed since the last start (in environment.json): {shown}.")
     records.add_start(workdir, step, changed)
     records.write_dataset(workdir, exp.record)
-    records.write_json(workdir / "config.json", experiment.to_json(exp.config))
+    foreign.copy_files(serialization.foreign_classes(exp.config).values(), workdir / records.CODE)
+    records.write_json(workdir / "config.json", serialization.to_json(exp.config))
 
 
 def complete(exp: Experiment, workdir: Path, newest: int | None) -> dict[str, Any] | None:

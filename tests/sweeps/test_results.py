@@ -21,7 +21,7 @@ def rows():
             value = score.get((variant.name, seed))
             row = dict(variant=variant.name, seed=seed, depth=variant.levels["depth"])
             row |= dict(
-                state="done" if value else "failed", accuracy=value, error="" if value else "The loss is not finite."
+                state="done" if value else "failed", accuracy=value, reason="" if value else "The loss is not finite."
             )
             found.append(row | (dict(parameters=1000, images_per_second=50.0 + seed, extra=0.5) if value else {}))
     return found
@@ -65,7 +65,7 @@ def test_the_table_shows_means_differences_and_what_failed():
 
 def test_the_csv_has_one_line_a_trial():
     lines = results.as_csv(rows()).splitlines()
-    assert lines[0] == "variant,seed,depth,state,accuracy,parameters,images_per_second,extra,error"
+    assert lines[0] == "variant,seed,depth,state,accuracy,parameters,images_per_second,extra,reason"
     assert lines[1] == "base,0,1,done,0.9,1000,50,0.5,"
     assert lines[6] == "depth=2,2,2,failed,,,,,The loss is not finite."
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from cnnjax import experiment
+from cnnjax import serialization
 from cnnjax.sweeps import status
 from cnnjax.sweeps.ablation import Trial
 
 
 def trial_in(folder, **changes):
-    config = experiment.new_config()
+    config = serialization.new_config()
     for name, value in changes.items():
         setattr(config, name, value)
     return Trial(variant=None, seed=0, folder=folder, arguments=(), config=config)
@@ -32,7 +32,7 @@ def test_the_best_score_is_the_highest_or_the_lowest_as_the_task_says(tmp_path, 
 @pytest.mark.parametrize("changes, done", [({}, True), (dict(steps=40), False), (dict(epochs=99.0), False)])
 def test_a_trial_of_which_more_is_asked_now_is_not_done(tmp_path, changes, done):
     trial = trial_in(tmp_path, steps=30)
-    (tmp_path / "config.json").write_text(json.dumps(experiment.to_json(trial.config)))
+    (tmp_path / "config.json").write_text(json.dumps(serialization.to_json(trial.config)))
     (tmp_path / "summary.json").write_text(json.dumps(dict(steps=30, accuracy=0.8)))
     (tmp_path / "checkpoints" / "30").mkdir(parents=True)
     for name, value in changes.items():
@@ -42,7 +42,7 @@ def test_a_trial_of_which_more_is_asked_now_is_not_done(tmp_path, changes, done)
 
 def test_a_trial_whose_newest_checkpoint_is_not_that_of_its_summary_is_not_done(tmp_path):
     trial = trial_in(tmp_path, steps=30)
-    (tmp_path / "config.json").write_text(json.dumps(experiment.to_json(trial.config)))
+    (tmp_path / "config.json").write_text(json.dumps(serialization.to_json(trial.config)))
     (tmp_path / "summary.json").write_text(json.dumps(dict(steps=30)))
     (tmp_path / "checkpoints" / "20").mkdir(parents=True)
     assert status.finished(trial) is None

@@ -4,8 +4,8 @@ import pytest
 
 from cnnjax import experiment, tasks
 from cnnjax.errors import UserError
-from cnnjax.experiment import new_config
 from cnnjax.inputs.images.options import Augmentation
+from cnnjax.serialization import new_config
 
 
 @pytest.mark.parametrize(

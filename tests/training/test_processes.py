@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import experiment, parallel, processes
+from cnnjax import parallel, processes, serialization
 from cnnjax.errors import UserError
 from cnnjax.run_directory.checkpoint import Checkpoints
 from cnnjax.training import opening
@@ -194,12 +194,12 @@ def test_a_folder_that_is_not_the_main_processs_is_refused(tmp_path, process_1_o
 
 def test_other_data_or_knobs_than_the_main_processs_are_refused(process_1_of_2):
     config = small_config()
-    process_1_of_2 += ["of other data", experiment.to_json(small_config(log_every=9))]
+    process_1_of_2 += ["of other data", serialization.to_json(small_config(log_every=9))]
     with pytest.raises(UserError, match="other data than process 0"):
         processes.require_same("data", "of these")
     with pytest.raises(UserError, match="config.log_every is 9 there, 4 here"):
         opening.require_same_config(config)
-    process_1_of_2 += ["of these", experiment.to_json(config)]
+    process_1_of_2 += ["of these", serialization.to_json(config)]
     processes.require_same("data", "of these")
     opening.require_same_config(config)
 

@@ -11,6 +11,7 @@ A new source is a dataclass of options and a line here. Options have
 
 import copy
 
+from cnnjax import foreign
 from cnnjax.data.sources import choices
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
@@ -39,11 +40,15 @@ def options(name: str):
 
 
 def name_of(source_options) -> str:
-    """The name under which options of this type stand in the table."""
+    """The name of options: that in the table, or of a class of one's own.
+
+    Raises:
+      UserError: these are no options of a source.
+    """
     for name, known in SOURCES.items():
         if type(known) is type(source_options):
             return name
-    raise UserError(f"config.source must hold the options of a source ({', '.join(SOURCES)}), not {source_options!r}.")
+    return foreign.require(source_options, "source", ("targets", "open"), SOURCES, "cnnjax/data/sources/__init__.py")
 
 
 def open_dataset(source, input, target: str = "label", known=None):
