@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import kernels, optimizers, parallel, tasks
+from cnnjax import kernels, optimizers, parallel
 from cnnjax.config import Optimizer
 from cnnjax.data import pipeline
 from cnnjax.experiment import Experiment
 from cnnjax.inspection.layer_table import layer_table
+from cnnjax.tasks import synthetic
 from cnnjax.training import state as train_state
 from cnnjax.training.initial import initial_state
 from cnnjax.training.loop import train_step_for
@@ -104,16 +105,13 @@ def training_of(model: nn.Module, input_shape: tuple[int, ...], batch_size: int,
     image = rng.standard_normal((batch_size, *input_shape), np.float32)
     variables = jax.jit(lambda: dict(model.init(jax.random.key(0), jnp.zeros((1, *input_shape)), train=False)))()
     logits = jax.eval_shape(lambda: model.apply(variables, jnp.zeros((batch_size, *input_shape)), train=False))
-    label = rng.integers(0, logits.shape[-1], logits.shape[:-1]).astype(np.int32)
+    task, targets = synthetic.labels(rng, logits)
     options = Optimizer(learning_rate=LEARNING_RATE, momentum=MOMENTUM, nesterov=False)
     rate = lambda step: jnp.float32(LEARNING_RATE)
     optimizer = optimizers.optimizer(options, rate, variables["params"])
-    step = train_step_of(
-        model, tasks.options("classification").build(), lambda key, batch, axis_name: batch, optimizer, rate
-    )
+    step = train_step_of(model, task, lambda key, batch, axis_name: batch, optimizer, rate)
     state = train_state.create(variables, optimizer, seed=0, ema=False, higher_is_better=True)
-    batch = dict(image=image, label=label, weight=np.ones(label.shape, np.float32))
-    return step, parallel.place_state(layout, state), parallel.place_for_training(layout, batch)
+    return step, parallel.place_state(layout, state), parallel.place_for_training(layout, dict(image=image) | targets)
 
 
 def times(run: Callable[[], None], seconds: float) -> list[float]:

@@ -1,9 +1,6 @@
 """Where cnnjax keeps what it can make again: downloaded sets, results of scanning a folder, compiled code."""
 
-import contextlib
 import os
-import time
-import zlib
 from pathlib import Path
 
 from cnnjax.errors import UserError
@@ -37,29 +34,3 @@ def _base() -> Path:
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification has relative paths ignored.
     return Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")) / "cnnjax"
-
-
-def remove_broken_programs(folder: Path) -> None:
-    """Deletes compiled programs that were written in part: by a process that was killed, or on a full disk.
-
-    JAX neither writes them in one piece nor replaces them, so each later run would warn and compile again. Each file is
-    looked at once: those that are older than the last look were whole then.
-    """
-    mark = folder / ".checked"
-    with contextlib.suppress(OSError):
-        before = mark.stat().st_mtime if mark.exists() else 0.0
-        now = time.time()
-        for path in folder.glob("*-cache"):
-            if path.stat().st_mtime >= before - 60 and not _whole(path.read_bytes()):
-                path.unlink(missing_ok=True)
-        mark.touch()
-        os.utime(mark, (now, now))
-
-
-def _whole(data: bytes) -> bool:
-    if not data.startswith(b"\x78"):  # not compressed by zlib, whose stream ends with a checksum
-        return bool(data)
-    try:
-        return bool(zlib.decompress(data))
-    except zlib.error:
-        return False

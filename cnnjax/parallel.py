@@ -14,12 +14,10 @@ Several processes share one mesh (`cnnjax.processes`): each reads the rows of a 
 A layout also says which kernels the step is traced with: on one CPU device and on GPUs faster ones than XLA's (`cnnjax.kernels`).
 """
 
-import contextlib
 import functools
 import itertools
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,13 +27,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnnjax import kernels as kernel_paths
 from cnnjax import processes
-from cnnjax.cache import cache_dir, remove_broken_programs
-from cnnjax.errors import RunError, UserError
+from cnnjax.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
 SMALLEST_SHARDED = 1024  # elements: to gather less costs more than it saves
-MEGABYTE = 1e6
-KEPT_FROM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 # Of NVIDIA's libraries only what gives the same bits each time, and no choice among them by a stopwatch.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
@@ -280,47 +275,8 @@ def compile_eval_step(layout: Layout, step: Callable) -> Callable:
     return _in_turn(layout, compiled)
 
 
-def held_megabytes(tree: Any) -> float:
-    """MB that each device holds of a tree of arrays that lie on devices."""
-    return (
-        sum(
-            int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
-            * np.dtype(getattr(leaf.dtype, "type", leaf.dtype)).itemsize
-            for leaf in jax.tree.leaves(tree)
-            if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        )
-        / MEGABYTE
-    )
-
-
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """Says what helps when a device has too little memory."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise RunError(
-            f"The device has too little memory: {str(error).splitlines()[0][:200]}\n"
-            "Try a smaller --config.batch_size, --config.accumulate=2 or more, or --config.remat."
-        ) from error
-
-
 def describe(layout: Layout) -> str:
     """'jit, data=2 x fsdp=4'."""
     data, fsdp = layout.mesh.shape[DATA], layout.mesh.shape[FSDP]
     shared = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
     return f"{layout.compile_with}, data={data}" + (f" x fsdp={fsdp}" if fsdp > 1 else "") + shared
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in a folder of the user's own, so that the next run starts at once.
-
-    Those that compile in less than 0.3 s are not kept, unless JAX's own environment variable says otherwise.
-    """
-    folder = cache_dir("compiled")
-    remove_broken_programs(folder)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    if KEPT_FROM not in os.environ:
-        jax.config.update(KEPT_FROM.lower(), 0.3)

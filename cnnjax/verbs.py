@@ -13,7 +13,7 @@ OTHER_DATA = ("data.test", "input.resize", "source")  # what evaluation may be t
 
 def train(arguments: list[str]) -> int:
     from cnnjax import experiment, launch, processes
-    from cnnjax.parallel import use_compilation_cache
+    from cnnjax.compilation_cache import use_compilation_cache
     from cnnjax.training import opening
     from cnnjax.training.fit import fit
     from cnnjax.training.initial import require_source
@@ -38,12 +38,13 @@ def evaluate(arguments: list[str]) -> int:
     import jax
 
     from cnnjax import evaluation, experiment, inference, launch, parallel
+    from cnnjax.compilation_cache import use_compilation_cache
 
     line = launch.parse(arguments, (WORKDIR, SPLIT, WHICH, FORMAT), base=command_line.config_of_run)
     command_line.no_arguments(line)
     command_line.only_changes(line, OTHER_DATA)
     run = inference.load(line.flags["workdir"], line.flags["checkpoint"], line.classes)
-    parallel.use_compilation_cache()
+    use_compilation_cache()
     dataset = inference.dataset_for(run, line.config)
     name = line.flags["split"] or "test"
     split = inference.split_for(run, dataset, line.config, name)
@@ -68,8 +69,8 @@ def evaluate(arguments: list[str]) -> int:
 
 def predict(arguments: list[str]) -> int:
     from cnnjax import inference, launch
+    from cnnjax.compilation_cache import use_compilation_cache
     from cnnjax.data.folder import list_pictures
-    from cnnjax.parallel import use_compilation_cache
 
     line = launch.parse(arguments, FLAGS["predict"], base=command_line.config_of_run)
     command_line.only_changes(line, ())
@@ -189,7 +190,7 @@ def inspect(arguments: list[str]) -> int:
 def benchmark(arguments: list[str]) -> int:
     import jax
 
-    from cnnjax import bare, experiment, launch, models, parallel
+    from cnnjax import bare, device_memory, experiment, launch, models, parallel
     from cnnjax import benchmark as measuring
 
     line = launch.parse(arguments, FLAGS["benchmark"], base=command_line.config_of_model)
@@ -227,7 +228,7 @@ def benchmark(arguments: list[str]) -> int:
             f"{what['model']} {'x'.join(map(str, shape))}, batch {what['batch']}, {what['precision']}, on {layout.size} {device.device_kind}"
         )
         print(f"kernels  {layout.kernels}: {layout.why_kernels}", flush=True)
-    with parallel.memory_errors():
+    with device_memory.memory_errors():
         found = measuring.measure(
             module, shape, config.batch_size, config.dtype, layout, seconds, flags["profile"] or ""
         )

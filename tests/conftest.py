@@ -33,7 +33,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from cnnjax.parallel import use_compilation_cache
+from cnnjax.compilation_cache import use_compilation_cache
 
 # The same random examples in every run, so that a change alone makes a test fail; others when all tests are run.
 settings.register_profile("repeatable", derandomize=not os.environ.get("CNNJAX_TEST_ALL"))

@@ -4,7 +4,7 @@ import os
 import time
 import zlib
 
-from cnnjax.cache import remove_broken_programs
+from cnnjax.compilation_cache import remove_broken_programs
 
 WHOLE = zlib.compress(bytes(range(256)) * 100)
 

@@ -55,38 +55,13 @@ def open_pairs(source, image, known: masks.Code | None = None) -> Dataset:
     if image.size:
         raise UserError("config.input.size must be 0: images and masks are taken as large as they are.")
     splits = _splits(source)
-    legend = None if known else masks.read_legend(source.legend)
-    colours = known.kind == "colour" if known else masks.names_colours(legend)
     pairs = [pair for split in splits.values() for pair in split]
-    found, faults = _scan([pair.picture for pair in pairs])
-    looks, mask_faults = _look_at([pair.mask for pair in pairs if pair.picture in found], colours)
-    faults |= mask_faults
-    for pair in pairs:
-        if pair.picture in found and pair.mask in looks:
-            size, other = found[pair.picture][1:3], looks[pair.mask][0].shape[:2]
-            if size != other:
-                both = f"is {size[1]}x{size[0]} pixels, its mask {other[1]}x{other[0]}"
-                faults[pair.picture] = both
-    good = [pair for pair in pairs if not {pair.picture, pair.mask} & faults.keys()]
-    if not good:
-        raise UserError(f"None of the {len(pairs)} pairs in {source.dir} can be used: {listed(faults)}.")
-    code = masks.code_of((looks[pair.mask][0] for pair in good), source.mask_kind, legend, source.ignore, known)
-    for pair in good:
-        if (value := code.stranger(looks[pair.mask][0])) is not None:
-            shown = f"#{value:06x}" if code.kind == "colour" else value
-            faults[pair.mask] = f"has pixels of {shown}, which is no class ({', '.join(code.class_names)})"
+    code, found, looks, faults = _read_all(pairs, source, known)
     notes = [f"Masks are read as {code.kind} (--config.source.mask_kind): {len(code.class_names)} classes."]
     if faults:
-        count, named = f"{len(faults)} of {2 * len(pairs)} files", listed(faults)
-        if not source.skip_bad_files:
-            raise UserError(
-                f"{count} in {source.dir} cannot be used: {named}.\n--config.source.skip_bad_files=true leaves them out."
-            )
-        notes.append(f"{count} cannot be used; their pairs were left out: {named}.")
-        splits = {
-            name: [pair for pair in split if not {pair.picture, pair.mask} & faults.keys()]
-            for name, split in splits.items()
-        }
+        notes.append(_said_of(faults, pairs, source))
+        whole = lambda pair: not {pair.picture, pair.mask} & faults.keys()
+        splits = {name: [pair for pair in split if whole(pair)] for name, split in splits.items()}
     if "" in splits:
         splits = _cut(splits[""], source)
     for name, split in splits.items():
@@ -94,7 +69,6 @@ def open_pairs(source, image, known: masks.Code | None = None) -> Dataset:
             raise UserError(f"No pair is left for {name} in {source.dir}.\n{LAYOUTS}")
     if known is None:
         _check_classes(code, [looks[pair.mask][0] for pair in splits["train"]], source, notes)
-
     ordered = {name: sorted(split, key=lambda pair: rank(pair.name)) for name, split in splits.items()}
     pairs = [pair for split in ordered.values() for pair in split]
     channels = image.channels or max(found[pair.picture].channels for pair in pairs)
@@ -117,6 +91,44 @@ def open_pairs(source, image, known: masks.Code | None = None) -> Dataset:
         mask_code=code,
         notes=tuple(notes),
     )
+
+
+def _read_all(pairs: list[Pair], source, known: masks.Code | None) -> tuple[masks.Code, dict, dict, dict[str, str]]:
+    """(how the masks are read, images by path, masks by path, what is wrong by path). All files are decoded once.
+
+    Raises:
+      UserError: no pair can be used, or the values of the masks stand for no classes.
+    """
+    legend = None if known else masks.read_legend(source.legend)
+    colours = known.kind == "colour" if known else masks.names_colours(legend)
+    found, faults = _scan([pair.picture for pair in pairs])
+    looks, mask_faults = _look_at([pair.mask for pair in pairs if pair.picture in found], colours)
+    faults |= mask_faults
+    for pair in pairs:
+        if pair.picture in found and pair.mask in looks:
+            size, other = found[pair.picture][1:3], looks[pair.mask][0].shape[:2]
+            if size != other:
+                both = f"is {size[1]}x{size[0]} pixels, its mask {other[1]}x{other[0]}"
+                faults[pair.picture] = both
+    good = [pair for pair in pairs if not {pair.picture, pair.mask} & faults.keys()]
+    if not good:
+        raise UserError(f"None of the {len(pairs)} pairs in {source.dir} can be used: {listed(faults)}.")
+    code = masks.code_of((looks[pair.mask][0] for pair in good), source.mask_kind, legend, source.ignore, known)
+    for pair in good:
+        if (value := code.stranger(looks[pair.mask][0])) is not None:
+            shown = f"#{value:06x}" if code.kind == "colour" else value
+            faults[pair.mask] = f"has pixels of {shown}, which is no class ({', '.join(code.class_names)})"
+    return code, found, looks, faults
+
+
+def _said_of(faults: dict[str, str], pairs: list[Pair], source) -> str:
+    """A note on pairs that are left out. Raises UserError where none is to be."""
+    count, named = f"{len(faults)} of {2 * len(pairs)} files", listed(faults)
+    if not source.skip_bad_files:
+        raise UserError(
+            f"{count} in {source.dir} cannot be used: {named}.\n--config.source.skip_bad_files=true leaves them out."
+        )
+    return f"{count} cannot be used; their pairs were left out: {named}."
 
 
 class _Read(NamedTuple):

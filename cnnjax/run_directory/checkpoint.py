@@ -13,10 +13,7 @@ Of several processes each writes, and reads, its own part of the arrays; names, 
 
 import contextlib
 import json
-import logging
-import re
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 from cnnjax import processes
 from cnnjax.errors import RunError, UserError
-from cnnjax.run_directory import checksums
+from cnnjax.run_directory import checksums, said
 
 FOLDER, RECORD = "checkpoints", "checkpoint.json"
 INCOMPLETE, DAMAGED = ".incomplete", ".damaged"
@@ -54,7 +50,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep: int = 2, best_metric: str = "accuracy",
                  higher_is_better: bool = True, read_only: bool = False, log: Callable[[str], None] = print):  # fmt: skip
-        _quiet()
+        said.quiet()
         self.folder = (Path(workdir) / FOLDER).absolute()
         self._keep, self._read_only, self._log = keep, read_only, log
         self._metric, self._higher_is_better = best_metric, higher_is_better
@@ -218,12 +214,12 @@ class Checkpoints:
 
     def _failed(self, step: int, error: BaseException) -> None:
         if processes.count() > 1:
-            raise RunError(f"The checkpoint of step {step} could not be written: {_reason(error)}.") from error
+            raise RunError(f"The checkpoint of step {step} could not be written: {said.reason(error)}.") from error
         self.lost, self.failures = step, self.failures + 1
         # What is half written would only fill the disk further.
         for path in self.folder.glob(f"{step}{INCOMPLETE}*"):
             shutil.rmtree(path, ignore_errors=True)
-        self._log(f"The checkpoint of step {step} could not be written: {_reason(error)}. Training goes on.")
+        self._log(f"The checkpoint of step {step} could not be written: {said.reason(error)}. Training goes on.")
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -254,62 +250,18 @@ class Checkpoints:
             with ocp.StandardCheckpointer() as reader:
                 return reader.metadata(self.folder / str(step) / item).item_metadata.tree
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"The checkpoint {self.folder / str(step)} cannot be read: {_reason(error)}.") from error
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} cannot be read: {said.reason(error)}."
+            ) from error
 
     def _restore(self, step: int, **items: Any):
         for name, like in items.items():
-            _require_same_arrays(self.folder / str(step), self._saved(step, name), like)
+            said.require_same_arrays(self.folder / str(step), self._saved(step, name), like)
         args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
         try:
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
                 return reader.restore(self.folder / str(step), args=ocp.args.Composite(**args))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"The checkpoint {self.folder / str(step)} cannot be restored: {_reason(error)}."
+                f"The checkpoint {self.folder / str(step)} cannot be restored: {said.reason(error)}."
             ) from error
-
-
-def _quiet() -> None:
-    """Orbax reports a save in ten lines, and a failure in a hundred; what a person needs to know, our own log says."""
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    hook = sys.unraisablehook
-    if getattr(hook, "without_closed_loops", False):
-        return
-
-    def quiet(what):
-        # When one write fails, TensorStore's threads tell of the others when Orbax no longer listens.
-        if not (what.exc_type is RuntimeError and str(what.exc_value) == "Event loop is closed"):
-            hook(what)
-
-    quiet.without_closed_loops = True
-    sys.unraisablehook = quiet
-
-
-def _reason(error: BaseException) -> str:
-    """One line on an error; of TensorStore's, which name a file three times, what the system said."""
-    if system := re.search(r"([^:]+) \[os_error_code", str(error)):
-        return system[1].strip()
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _require_same_arrays(folder: Path, saved: Any, wanted: Any) -> None:
-    """Raises UserError where two trees of arrays differ in names or shapes, naming the first."""
-
-    def shapes(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            "/".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in p): tuple(a.shape)
-            for p, a in leaves
-        }
-
-    there, here = shapes(saved), shapes(wanted)
-    differing = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
-    if differing:
-        shown = "; ".join(
-            f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here" for name in differing[:3]
-        )
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UserError(f"The checkpoint {folder} is of another architecture: {shown}{more}.")

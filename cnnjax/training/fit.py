@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax import experiment, parallel, processes
+from cnnjax import device_memory, experiment, parallel, processes
 from cnnjax.data import pipeline
 from cnnjax.errors import Interrupted
 from cnnjax.experiment import Experiment
@@ -83,9 +83,9 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
             carried=record.get("log"),
             writes=processes.is_main(),
         )
-        with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), parallel.memory_errors():
+        with Logbook(workdir, **book) as logbook, jax.transfer_guard("disallow"), device_memory.memory_errors():
             state, steps = train(exp, state, checkpoints, logbook, agreed, evaluated=record.get("evaluated", False))
-        with parallel.memory_errors(), _said_of_a_finished_run(workdir):
+        with device_memory.memory_errors(), _said_of_a_finished_run(workdir):
             summary, figures = scoring.score_test(exp, state, checkpoints, log, agreed.check)
         seconds = round(time.monotonic() - started, 1)
         summary |= dict(steps=steps, stopped_early=steps < exp.total_steps, seconds=seconds)
@@ -97,8 +97,8 @@ def fit(exp: Experiment, workdir: str | Path, *, log: Log = print) -> dict[str, 
 def memory_line(exp: Experiment, state: TrainState) -> str:
     """What each device holds, in MB of 10^6 bytes."""
     held = {
-        "parameters": parallel.held_megabytes((state.params, state.ema_params, state.batch_stats)),
-        "optimizer state": parallel.held_megabytes(state.opt_state),
+        "parameters": device_memory.held_megabytes((state.params, state.ema_params, state.batch_stats)),
+        "optimizer state": device_memory.held_megabytes(state.opt_state),
     }
     if exp.config.data.placement == "device":
         held["pictures"] = pipeline.megabytes(exp.train, exp.record.image_shape, np.dtype(exp.record.dtype)) * 1.048576

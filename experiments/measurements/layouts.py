@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 import cnnjax
-from cnnjax import evaluation, parallel
+from cnnjax import device_memory, evaluation, parallel
 from cnnjax.data import pipeline
 from cnnjax.experiment import Experiment
 from cnnjax.training.initial import initial_state
@@ -72,7 +72,7 @@ def train(layout: dict, *, random: dict | None = None, dtype=jnp.float32, steps:
     precise = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
     state = parallel.place_state(exp.layout, jax.tree.map(precise, initial_state(exp)))
     step = parallel.compile_train_step(exp.layout, train_step_for(exp), state)
-    megabytes = parallel.held_megabytes(state)
+    megabytes = device_memory.held_megabytes(state)
     losses = []
     for n in range(steps):
         batch = pipeline.TrainBatch(exp.train, exp.config.seed, exp.config.batch_size)(n)

@@ -134,7 +134,7 @@ def record(out: Path, only: tuple[str, ...], devices: int) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     import jax
 
-    from cnnjax.parallel import use_compilation_cache
+    from cnnjax.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()

@@ -113,7 +113,7 @@ STEP = """
 import jax, jax.numpy as jnp, numpy as np
 import cnnjax
 from cnnjax import kernels, parallel
-parallel.use_compilation_cache()
+compilation_cache.use_compilation_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert kernels.choose("auto", 1)[0] == "onednn"
 

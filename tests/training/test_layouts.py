@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cnnjax
-from cnnjax import benchmark, kernels, layers, parallel
+from cnnjax import benchmark, device_memory, kernels, layers, parallel
 from cnnjax.data import pipeline
 from cnnjax.errors import RunError, UserError
 from cnnjax.training.initial import initial_state
@@ -302,7 +302,7 @@ def test_the_memory_of_the_old_state_is_used_for_the_new_one():
 
 
 def test_only_a_lack_of_memory_is_called_so():
-    with pytest.raises(RunError, match="too little memory: RESOURCE_EXHAUSTED: 9 GB"), parallel.memory_errors():
+    with pytest.raises(RunError, match="too little memory: RESOURCE_EXHAUSTED: 9 GB"), device_memory.memory_errors():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), parallel.memory_errors():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), device_memory.memory_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: else")
