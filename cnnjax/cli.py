@@ -3,6 +3,7 @@
 import gc
 import shlex
 import sys
+from pathlib import Path
 
 from cnnjax import usage, verbs
 from cnnjax.errors import Interrupted, RunError, UserError
@@ -29,15 +30,15 @@ def main(argv: list[str]) -> int:
 def _code_of(argv: list[str]) -> int:
     """Runs the verb, and says in a line what ended it."""
     try:
-        return _dispatch(argv[1:])
+        return _dispatch(argv)
     except UserError as error:
-        print(f"cnnjax: {error}", file=sys.stderr)
+        print(f"cnnjax: {_as_typed(str(error), argv)}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"cnnjax: {error}\n  python {shlex.join(argv)}", file=sys.stderr)
+        print(f"cnnjax: {error}\n  {_program(argv)} {shlex.join(argv[1:])}", file=sys.stderr)
         return STOPPED
     except RunError as error:
-        print(f"cnnjax: {error}", file=sys.stderr)
+        print(f"cnnjax: {_as_typed(str(error), argv)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         hint = " The same command goes on from the newest checkpoint, if there is one." if "train" in argv else ""
@@ -57,9 +58,23 @@ def _code_of(argv: list[str]) -> int:
         return 1
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _program(argv: list[str]) -> str:
+    """What was typed before the verb: `python run.py` in a checkout, `cnnjax` or `python -m cnnjax` where it is installed."""
+    name = Path(argv[0]).name
+    return dict(cnnjax="cnnjax").get(name) or (
+        "python -m cnnjax" if name == "__main__.py" else f"python {shlex.quote(argv[0])}"
+    )
+
+
+def _as_typed(text: str, argv: list[str]) -> str:
+    """A text whose commands begin as the one that was typed."""
+    return text.replace("python run.py", _program(argv))
+
+
+def _dispatch(argv: list[str]) -> int:
+    arguments = argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
-        print(usage.general_help(VERBS))
+        print(_as_typed(usage.general_help(VERBS), argv))
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
@@ -67,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
             raise UserError(f"The verb comes first: python run.py {'|'.join(VERBS)} {verb} ...")
         raise UserError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} The verbs are {', '.join(VERBS)}.")
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in rest):
-        print(usage.verb_help(verb, VERBS[verb], FLAGS[verb]))
+        print(_as_typed(usage.verb_help(verb, VERBS[verb], FLAGS[verb]), argv))
         return 0
     return VERBS[verb].run(rest) or 0
 

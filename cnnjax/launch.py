@@ -15,6 +15,8 @@ from cnnjax.config import Config
 from cnnjax.errors import UserError
 from cnnjax.knobs import nearest
 
+STARTERS = Path(__file__).parent / "starters"
+
 
 class CommandLine(NamedTuple):
     """What a person typed after the verb."""
@@ -202,8 +204,7 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     Raises:
       UserError: the file is missing, fails, or returns no Config.
     """
-    file, _, name = spec.partition(".py:")
-    path = Path(file + ".py" if _ or name else spec)
+    path, name = _file_of(spec)
     takes_name = False
 
     def get_config(function: Callable) -> Any:
@@ -219,10 +220,20 @@ def load_experiment(spec: str) -> tuple[Config, str]:
     return config, path.stem
 
 
+def _file_of(spec: str) -> tuple[Path, str]:
+    """(file, NAME) of FILE.py:NAME; of a starter's name, where there is no such file, the one that is installed."""
+    file, has_name, name = spec.partition(".py:")
+    path = Path(file + ".py" if has_name else spec)
+    if not path.exists() and not has_name:
+        starter, _, name = spec.partition(":")
+        if (installed := STARTERS / f"{starter}.py").is_file() and starter.isidentifier():
+            return installed, name
+    return path, name
+
+
 def classes_of(spec: str) -> tuple[type, ...]:
     """The classes of an experiment file, which is executed; its `get_config` is not called."""
-    file, _, name = spec.partition(".py:")
-    return call_in_file(Path(file + ".py" if _ or name else spec), "get_config", lambda f: tuple(classes_beside(f)))
+    return call_in_file(_file_of(spec)[0], "get_config", lambda f: tuple(classes_beside(f)))
 
 
 def classes_beside(function: Callable) -> list[type]:

@@ -25,12 +25,13 @@ FLOORS = [
     {"data"},
     {"models", "tasks", "parallel", "run_directory"},
     {"serialization"},
-    {"experiment", "evaluation"},
+    {"experiment", "evaluation", "starters"},
     {"training", "inference"},
     {"launch", "usage", "benchmark", "command_line", "bare"},
     {"sweeps"},
     {"verbs"},
     {"cli"},
+    {"__main__"},
 ]
 FOUNDATIONS = FLOORS[0]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,6 +1,6 @@
 """Two handwritten digits far apart, a 0 and a 1; the class is their order. What no narrow field of view can know.
 
-A scene is an empty canvas of 16x112 grey pixels with two of the digits that scikit-learn carries, as they are (8x8). The
+A scene is an empty canvas of 16x112 grey pixels with two of the digits that come with cnnjax, as they are (8x8). The
 left edge of one is 16 to 31 pixels right of the other's, so at least 8 empty columns lie between them; class "01" has the 0
 on the left, "10" the 1.
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.data import split_spec
-from cnnjax.data.digits import SCALE, TRAIN_SIZE
+from cnnjax.data.digits import SCALE, TRAIN_SIZE, embedded
 from cnnjax.data.source import Batch, Dataset, Split, subset
 
 VERSION = "1.0.0"
@@ -73,7 +73,5 @@ def scene(split: str, index: int) -> np.ndarray:
 @functools.cache
 def _digits(split: str) -> tuple[np.ndarray, ...]:
     """Of each kind the digits `[n, 8, 8]` uint8 of a split."""
-    from sklearn.datasets import load_digits
-
-    found, half = load_digits(), slice(TRAIN_SIZE) if split == "train" else slice(TRAIN_SIZE, None)
-    return tuple((found.images[half][found.target[half] == kind] * SCALE).astype(np.uint8) for kind in KINDS)
+    (images, labels), half = embedded(), slice(TRAIN_SIZE) if split == "train" else slice(TRAIN_SIZE, None)
+    return tuple(images[half][labels[half] == kind] * np.uint8(SCALE) for kind in KINDS)

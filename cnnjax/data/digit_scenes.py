@@ -1,7 +1,7 @@
 """Several handwritten digits on a larger canvas, with the class of every pixel: real handwriting, no data to fetch.
 
 A scene is 64x64 grey pixels: a smooth background of random brightness, noise, and three to six of the digits that
-scikit-learn carries (8x8, enlarged to 16x16) where there is room. Class 0 is background, class d + 1 the ink of digit d.
+come with cnnjax (8x8, enlarged to 16x16) where there is room. Class 0 is background, class d + 1 the ink of digit d.
 Scene i of a split is a function of (split, i) alone; train takes the first half of the digits, test the second, as
 `digits` does.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.data import split_spec
-from cnnjax.data.digits import TRAIN_SIZE
+from cnnjax.data.digits import TRAIN_SIZE, embedded
 from cnnjax.data.source import Batch, Dataset, Scenes, subset
 
 VERSION = "1.0.0"
@@ -81,9 +81,7 @@ def scene(split: str, index: int) -> Batch:
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """(digits `[1797, 16, 16]` in [0, 1], labels): enlarged linearly, each side by its own matrix."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
+    images, labels = embedded()
     places = np.clip((np.arange(DIGIT) + 0.5) / 2 - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(8)[None, :]))
-    return np.einsum("yi,nij,xj->nyx", weights, found.images / 16, weights), found.target
+    return np.einsum("yi,nij,xj->nyx", weights, images / 16, weights), labels.astype(np.int64)

@@ -11,12 +11,12 @@ from pathlib import Path
 from cnnjax.sweeps import trial as process
 from cnnjax.sweeps.ablation import Trial
 
-RUN = Path(__file__).parents[2] / "run.py"
+HERE = Path(__file__).parents[2]  # where `import cnnjax` finds this package
 
 
 def train_command(trial: Trial) -> list[str]:
     """What trains a trial; from the directory that the sweep was given in."""
-    return [sys.executable, str(RUN), "train", *trial.arguments, f"--workdir={trial.folder}"]
+    return [sys.executable, "-m", "cnnjax", "train", *trial.arguments, f"--workdir={trial.folder}"]
 
 
 def gpus() -> list[str]:
@@ -71,7 +71,7 @@ class Local:
     def _start(self, trial: Trial, slot: int) -> None:
         environment = os.environ | dict(CNNJAX_SLOT=str(slot), PYTHONUNBUFFERED="1")
         path = os.environ.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RUN.parent), path]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), path]))
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         trial.folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from cnnjax.errors import UserError
 from cnnjax.run_directory import records
 from cnnjax.sweeps import trial as process
 from cnnjax.sweeps.ablation import Trial
-from cnnjax.sweeps.local import RUN, train_command
+from cnnjax.sweeps.local import HERE, train_command
 
 FOLDER = "slurm"  # of the sweep's: what each array was made of, and submitit's files
 ASK_SECONDS = 3.0  # Slurm is asked no more often than this
@@ -71,7 +71,7 @@ class Slurm:
         self._folder, self.parallel = folder / FOLDER, parallel
         self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=requeues)
         given = dict(partition=partition, gpus_per_node=gpus, cpus_per_task=cpus)
-        path = os.pathsep.join(filter(None, [str(RUN.parent), os.environ.get("PYTHONPATH", "")]))
+        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
         self._parameters = {name: value for name, value in given.items() if value} | dict(
             time=minutes,
             signal_delay_s=min(SIGNAL_SECONDS, 30 * minutes),

@@ -57,8 +57,9 @@ def test_a_trial_is_a_checked_configuration_of_its_own(tmp_path):
 
 def test_a_trial_is_trained_by_the_command_of_its_configuration(tmp_path):
     for trial in ablation.trials(a_sweep(common={"model.channels": (4, 8), "model.dropout": 0.25}), tmp_path):
-        python, script, verb, *flags = local.train_command(trial)
-        assert (python, Path(script), verb) == (sys.executable, ROOT / "run.py", "train")
+        python, *module, verb, workdir_last = (command := local.train_command(trial))[:4] + command[-1:]
+        assert (python, module, verb) == (sys.executable, ["-m", "cnnjax"], "train") and "--workdir=" in workdir_last
+        flags = command[4:]
         line = launch.parse(flags, usage.FLAGS["train"])
         assert line.config == trial.config and line.flags["workdir"] == str(trial.folder)
 
