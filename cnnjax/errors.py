@@ -1,4 +1,4 @@
-"""The two ways in which cnnjax tells a person that something cannot be done."""
+"""How cnnjax tells a person that something cannot be done: misuse, failures, interruptions, files that cannot be read."""
 
 
 class UserError(Exception):

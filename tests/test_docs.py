@@ -47,3 +47,9 @@ def test_every_link_leads_somewhere():
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
             assert (DOCS / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_drawing_of_the_architecture_is_that_of_the_imports():
+    from experiments.measurements import architecture
+
+    assert architecture.drawing() in (DOCS / "architecture.md").read_text()

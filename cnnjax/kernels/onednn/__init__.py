@@ -1,0 +1,1 @@
+"""oneDNN behind XLA's custom calls: convolution, pooling and products on one CPU device (Linux on x86-64)."""
