@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.test_architecture import FLOORS, PACKAGE, imports
+from tests.test_architecture import FLOORS, PACKAGE, imports  # noqa: E402
 
 
 def front_page(room: str) -> Path:
