@@ -19,6 +19,7 @@ FLOORS = [
         "foreign",
         "compilation_cache",
         "device_memory",
+        "storage",
     },  # foundations: knobs and cache use errors
     {"config", "kernels"},
     {"layers", "inputs", "optimizers", "inspection"},

@@ -1,7 +1,6 @@
 """Handwritten digits that come with cnnjax, as a set of tfds: real data that needs no network."""
 
 import contextlib
-import fcntl
 import functools
 import io
 import shutil
@@ -16,6 +15,7 @@ from PIL import Image
 
 from cnnjax.cache import cache_dir
 from cnnjax.errors import RunError, UserError
+from cnnjax.storage import locked
 
 TRAIN_SIZE = 898  # the first half, as in scikit-learn's example "Recognizing hand-written digits"
 SCALE = 15  # 0..16 times 15 is 0..240: exact, and whoever divides by 15 has the original values back
@@ -40,7 +40,7 @@ def ensure_digits() -> Path:
     if not is_prepared(root):
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with _lock(root / ".digits.lock"):
+            with locked(root / ".digits.lock"):
                 if not is_prepared(root):  # another process may have been faster
                     shutil.rmtree(root / "digits", ignore_errors=True)
                     _build(root)
@@ -74,14 +74,6 @@ def _build(root: Path) -> None:
             raise RunError(
                 f"The digits cannot be prepared in {root}: {reason}. Set CNNJAX_CACHE_DIR elsewhere."
             ) from error
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Holds a file's lock, which the system lets go when the process ends, in whatever way."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

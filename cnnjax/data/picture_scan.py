@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import PIL
 from cnnjax.cache import cache_dir
 from cnnjax.errors import Unreadable, UserError
 from cnnjax.inputs.images import decoding
+from cnnjax.storage import written_whole
 
 READER = f"1, Pillow {PIL.__version__}"  # what has been remembered by another reader is not believed
 
@@ -154,8 +154,8 @@ def _remembered(root: Path) -> dict[str, Entry]:
 def _remember(root: Path, entries: dict[str, Entry]) -> None:
     try:
         path = _memory(root)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-            json.dump({"reader": READER, "folder": os.path.realpath(root), "files": entries}, file)
-        os.replace(file.name, path)  # at once: another run may be reading it
+        known = {"reader": READER, "folder": os.path.realpath(root), "files": entries}
+        with written_whole(path) as file:  # another run may be reading it
+            file.write(json.dumps(known).encode())
     except (UserError, OSError):
         pass

@@ -1,13 +1,13 @@
 """One writer for a run directory: a lock that the kernel takes back when its holder dies, however it dies."""
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from cnnjax.errors import UserError
+from cnnjax.storage import locked
 
 FILE = ".lock"
 
@@ -19,18 +19,15 @@ def held(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: another process holds it, or the directory cannot be written to.
     """
-    path = workdir / FILE
-    try:
-        file = path.open("a+")  # not inherited by other programs, so no child can keep it
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written to: {error.strerror}. Give another.") from None
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = stack.enter_context(locked(workdir / FILE, wait=False))
         except BlockingIOError:
             raise UserError(
                 f"{workdir} is in use by {holder(workdir)}. Wait for it, or give another --workdir."
             ) from None
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written to: {error.strerror}. Give another.") from None
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk nobody reads who holds it
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

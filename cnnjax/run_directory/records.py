@@ -16,6 +16,7 @@ import numpy as np
 from cnnjax.data.masks import Code
 from cnnjax.data.source import Dataset
 from cnnjax.errors import RunError, UserError
+from cnnjax.storage import written_whole
 
 CODE = "code"  # copies of the files that define options of a run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
@@ -50,14 +51,12 @@ def record_of(dataset: Dataset, statistics: dict[str, np.ndarray], split_sizes: 
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes to a file beside and renames it: a reader sees the old or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a file of JSON, whole or not at all. Raises RunError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(path)
+        with written_whole(path) as file:
+            file.write((json.dumps(value, indent=2) + "\n").encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {error.strerror}.") from None
 
 

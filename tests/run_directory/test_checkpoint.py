@@ -256,7 +256,7 @@ def test_checksums_are_written_when_the_disk_has_all_files(tmp_path, monkeypatch
 def test_who_reads_a_record_meanwhile_sees_the_old_one(tmp_path, monkeypatch):
     path, seen = tmp_path / "record.json", []
     records.write_json(path, "old")
-    write = Path.write_text
-    monkeypatch.setattr(Path, "write_text", lambda *a: (write(*a), seen.append(records.read_json(path)))[0])
+    rename = Path.replace  # when all is written
+    monkeypatch.setattr(Path, "replace", lambda *a: (seen.append(records.read_json(path)), rename(*a))[1])
     records.write_json(path, "new")
     assert seen == ["old"] and records.read_json(path) == "new" and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -1,8 +1,6 @@
 """The weight map that teaches a U-Net to part objects that touch (Ronneberger, Fischer & Brox 2015, section 3, eq. 2)."""
 
 import hashlib
-import os
-import tempfile
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ from cnnjax.cache import cache_dir
 from cnnjax.data import pipeline
 from cnnjax.data.source import IGNORED, Batch, Scenes
 from cnnjax.errors import UserError
+from cnnjax.storage import written_whole
 
 REACH = 4  # deviations: beyond, the weight is below exp(-8) of the largest, 0.03 %, and taken for 0
 VERSION = 1  # of what is cached
@@ -94,9 +93,8 @@ def cached_border_weights(instances: np.ndarray, w0: float, sigma: float) -> np.
     weights = border_weights(instances, 1.0, sigma).astype(np.float16)
     try:
         path = cache_dir("border_weights") / f"{name}.npz"
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        with written_whole(path) as file:  # another run may be reading it
             np.savez_compressed(file, weights=weights)
-        os.replace(file.name, path)  # at once: another run may be reading it
     except (UserError, OSError):
         pass  # it takes longer the next time, no more
     return w0 * weights.astype(np.float32)
