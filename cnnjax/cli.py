@@ -68,6 +68,9 @@ def _program(argv: list[str]) -> str:
 
 def _as_typed(text: str, argv: list[str]) -> str:
     """A text whose commands begin as the one that was typed."""
+    if Path(argv[0]).name == "run.py":
+        return text.replace("python run.py", _program(argv))
+    text = text.replace("--config=experiments/digits.py", "--config=digits")  # which is installed
     return text.replace("python run.py", _program(argv))
 
 

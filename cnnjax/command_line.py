@@ -24,8 +24,8 @@ def config_of_run(flags: dict, classes: tuple[type, ...] = ()):
 
     if not flags.get("workdir"):
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    records.require_run(Path(flags["workdir"]))
-    workdir = Path(flags["workdir"])
+    workdir = Path(flags["workdir"]).expanduser()
+    records.require_run(workdir)
     return serialization.from_json(records.read_json(workdir / "config.json"), classes, workdir / records.CODE)
 
 
@@ -38,14 +38,24 @@ def config_of_model(flags: dict, classes: tuple[type, ...] = ()):
     return serialization.new_config(model=flags["model"])
 
 
+def require_file_is_needed(line) -> None:
+    """Raises UserError where --config names a file beside a run that has no options of its own to be found there."""
+    if not (line.flags["config"] and line.flags["workdir"]):
+        return
+    from cnnjax.run_directory import records
+
+    values = records.read_json(Path(line.flags["workdir"]).expanduser() / "config.json")
+    if not any("class" in value for value in values.values() if isinstance(value, dict)):
+        raise UserError("--config is for training; the run in --workdir has its own.")
+
+
 def only_changes(line, names: tuple[str, ...]) -> None:
     """After training only machine knobs, and those of the given names, can still be changed; `source`: all of it."""
     from cnnjax import knobs, serialization
 
     if not line.flags["workdir"]:
         raise UserError("Say which run: --workdir=DIR, the folder that `python run.py train` made.")
-    if line.flags["config"] and not serialization.foreign_classes(line.config):
-        raise UserError("--config is for training; the run in --workdir has its own.")
+    require_file_is_needed(line)
     free = lambda name: name in names or name.partition(".")[0] in names
     kinds = {choice: knobs.IDENTITY for choice in serialization.CHOICES} | {
         k.name: k.kind for k in knobs.walk(line.config)

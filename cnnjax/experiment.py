@@ -19,9 +19,9 @@ from cnnjax.config import Config
 from cnnjax.data import pipeline, sources
 from cnnjax.data.order import validation_cut
 from cnnjax.data.source import Dataset, Scenes, Split, subset
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, first_line
 from cnnjax.run_directory.records import DatasetRecord, record_of
-from cnnjax.serialization import CHOICES, DEFAULTS
+from cnnjax.serialization import CHOICES, DEFAULTS, foreign_classes
 
 LONGEST = 2**31 - 1  # steps: they are counted in 32 bits
 
@@ -70,7 +70,7 @@ def check(config: Config) -> None:
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by config.accumulate={config.accumulate}."
         )
-    config.input.check()
+    _ask(config, "input", config.input.check)
     if config.compile_with == "pmap":
         for knob, on in (("fsdp", config.fsdp != 1), ("deterministic", config.deterministic)):
             if on:
@@ -81,7 +81,18 @@ def check(config: Config) -> None:
         raise UserError(
             f"config.checkpoint.best_metric={best} is no score of {config.task.name}: take {' or '.join(scores)}."
         )
-    config.task.check(config)
+    _ask(config, "task", lambda: config.task.check(config))
+
+
+def _ask(config: Config, choice: str, check: Callable[[], None]) -> None:
+    """Calls the check of options. One of a class of one's own may fail in any way: it is said in a line, too."""
+    try:
+        check()
+    except Exception as error:
+        kind = foreign_classes(config).get(choice)
+        if kind is None or isinstance(error, UserError):
+            raise
+        raise UserError(f"config.{choice}: {kind.__qualname__}.check failed: {first_line(error)}.") from error
 
 
 def check_fields(config: Config) -> None:

@@ -41,9 +41,14 @@ def load(workdir: str | Path, which: str = "tested", options: Iterable[type] = (
     Raises:
       UserError: the folder holds no run, or no checkpoint; or one of those classes is not named, or is another now.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     records.require_run(workdir)
-    config = serialization.from_json(records.read_json(workdir / "config.json"), options, workdir / records.CODE)
+    values = records.read_json(workdir / "config.json")
+    config = serialization.from_json(values, options, workdir / records.CODE)
+    config.checkpoint.best_metric = config.checkpoint.best_metric or next(iter(config.task.scores))
+    if changed := serialization.changed_files(values, serialization.to_json(config)):
+        copies = workdir / records.CODE
+        print(f"cnnjax: changed since the run was trained: {', '.join(changed)}; as it was: {copies}", file=sys.stderr)
     record = records.read_dataset(workdir)
     network = experiment.build_network(config, record)
     ranked = dict(best_metric=config.checkpoint.best_metric, higher_is_better=experiment.higher_is_better(config))

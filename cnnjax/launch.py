@@ -70,10 +70,7 @@ def parse(
     try:
         rest = values([sys.argv[0], *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        if new := migration.new_name(error.flagname.removeprefix("config.")):
-            raise UserError(_moved(error.flagname, new, config)) from None
-        known = [k for k in values if k not in ("model",)]
-        raise UserError(f"There is no flag --{error.flagname}.{nearest(error.flagname, known)}") from None
+        raise UserError(_unknown(error.flagname, config, [k for k in values if k not in ("model",)])) from None
     except flags.Error as error:
         raise UserError(_sentence(str(error).removeprefix("flag "))) from None
     overrides = {}
@@ -95,24 +92,40 @@ def _choose(config: Config, given: dict[str, str]) -> None:
     for choice, table in serialization.CHOICES.items():
         name = given.get(f"config.{choice}")
         held = getattr(config, choice)
-        if name is not None and (held is None or table.name_of(held) != name):
+        is_held = held is not None and serialization.label(choice, held) == name
+        if name is not None and not is_held:
             setattr(config, choice, table.options(name))
             if choice == "task" and config.checkpoint.best_metric not in config.task.scores:
                 config.checkpoint.best_metric = ""  # a score of the task that it no longer is
 
 
-def _moved(flag: str, new: str, config: Config | None) -> str:
-    """What a flag of an earlier version is answered with."""
+def _unknown(flag: str, config: Config | None, known: list[str]) -> str:
+    """What an unknown flag is answered with: its name since version 0.2, who has such a field, or the nearest flag."""
+    field = flag.removeprefix("config.")
+    new = migration.new_name(field)
     if new == "source":
         return (
             f"--{flag} is --config.source=NAME since version 0.2; a set of tensorflow-datasets is --config.source=tfds "
             "--config.source.set=NAME."
         )
-    choice, _, field = new.partition(".")
-    held = getattr(config, choice, None)
-    if field and held is not None and not hasattr(held, field.partition(".")[0]):
-        return f"--{flag} is --config.{new} since version 0.2, and {held.name} has no such field."
-    return f"--{flag} is --config.{new} since version 0.2."
+    name = new or field
+    choice, _, leaf = name.partition(".")
+    having = [option for option, options in serialization.TABLES.get(choice, {}).items() if _has(options, leaf)]
+    held = getattr(config, choice, None) if having else None
+    lacks = "" if held is None or _has(held, leaf) else f"{serialization.label(choice, held)} has no field {leaf}"
+    if new and having:
+        return f"--{flag} is --config.{new} since version 0.2{', and ' + lacks if lacks else ''}."
+    if lacks:
+        few = having if len(having) < 6 else [*having[:5], "..."]
+        return (
+            f"There is no --{flag}: {lacks}. Of the {choice}s {', '.join(few)} {'has' if len(having) == 1 else 'have'}."
+        )
+    return f"There is no flag --{flag}.{nearest(flag, known)}"
+
+
+def _has(options: Any, leaf: str) -> bool:
+    """Whether options have a knob of a dotted name."""
+    return leaf in {knob.name for knob in knobs.walk(options)}
 
 
 def _sentence(text: str) -> str:
@@ -223,8 +236,8 @@ def load_experiment(spec: str) -> tuple[Config, str]:
 def _file_of(spec: str) -> tuple[Path, str]:
     """(file, NAME) of FILE.py:NAME; of a starter's name, where there is no such file, the one that is installed."""
     file, has_name, name = spec.partition(".py:")
-    path = Path(file + ".py" if has_name else spec)
-    if not path.exists() and not has_name:
+    path = Path(file + ".py" if has_name else spec).expanduser()
+    if not path.is_file() and not has_name:
         starter, _, name = spec.partition(":")
         if (installed := STARTERS / f"{starter}.py").is_file() and starter.isidentifier():
             return installed, name
@@ -250,7 +263,8 @@ def call_in_file(path: Path, name: str, call: Callable[[Callable], Any] = lambda
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("experiments")
         others = [str(p.with_suffix("")) for p in sorted(folder.glob("*.py"))]
-        hint = nearest(str(path.with_suffix("")), others).replace("?", ".py?")
+        starters = sorted(p.stem for p in STARTERS.glob("*.py") if p.stem != "__init__")
+        hint = nearest(str(path.with_suffix("")), others).replace("?", ".py?") or nearest(path.stem, starters)
         raise UserError(f"There is no experiment file {path}.{hint}")
     if path.suffix != ".py":
         raise UserError(f"--config={path} is no experiment: give a Python file with {name}().")
@@ -263,7 +277,7 @@ def call_in_file(path: Path, name: str, call: Callable[[Callable], Any] = lambda
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # whatever a person's file may raise
-        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1] if frames else "?"
         unknown = re.search(r"has no attribute '(\w+)'", str(error))
         hint = nearest(unknown[1], _field_names()) if unknown else ""

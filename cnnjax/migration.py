@@ -42,6 +42,8 @@ def current(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError("config.json is damaged: it holds no configuration.")
     number = values.get("format", 1)
+    if type(number) is not int:
+        raise UserError(f"config.json is damaged: its format is {number!r}.")
     if number == 1:
         try:
             return _from_format_1(values)
@@ -57,7 +59,10 @@ def current(values: Any) -> dict[str, Any]:
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     """`task` and `data.name` were names; what only one task, input or source needs stood beside them."""
     values = dict(values)
-    name, data = values.pop("task", "classification"), dict(values.pop("data", {}))
+    name, data = values.pop("task", "classification"), values.pop("data", {})
+    if not isinstance(data, dict) or not isinstance(data.get("name", ""), str) or not isinstance(name, str):
+        raise TypeError("task, or data")
+    data = dict(data)
     of_segmentation, smoothing = values.pop("segmentation", {}), values.pop("label_smoothing", 0.0)
     own = of_segmentation if name == "segmentation" else {}
     of_input = {new: data.pop(old) for old, new in OF_INPUT.items() if old in data}

@@ -23,7 +23,7 @@ def to_json(config: Config) -> dict[str, Any]:
     values = knobs.to_dict(dataclasses.replace(config, **chosen))
     named = {c: dict(name=table.name_of(chosen[c])) | values[c] for c, table in CHOICES.items()}
     for choice, kind in foreign_classes(config).items():
-        named[choice]["class"] = foreign.origin(kind)
+        named[choice]["class"] = foreign.origin(kind) | (dict(scores=dict(kind.scores)) if choice == "task" else {})
     return dict(format=migration.FORMAT) | values | named
 
 
@@ -44,18 +44,44 @@ def from_json(values: dict[str, Any], classes: Iterable[type] = (), copies: Path
     Raises:
       UserError: it is damaged, or of a later version, has knobs that this version does not know, or needs other classes.
     """
-    values = migration.current(values)
+    values, classes = migration.current(values), tuple(classes)
     for choice in CHOICES:
         if not isinstance(values.get(choice), dict) or not isinstance(values[choice].get("name"), str):
             raise UserError(f"config.json is damaged: it names no {choice}.")
     config = new_config()
     for choice, room in CHOICES.items():
-        recorded = values[choice].get("class")
-        made = foreign.found(choice, recorded, classes, copies)() if recorded else room.options(values[choice]["name"])
-        knobs.update(made, {n: v for n, v in values[choice].items() if n not in ("name", "class")})
+        recorded, name = values[choice].get("class"), values[choice]["name"]
+        is_foreign = "class" in values[choice]
+        made = foreign.found(choice, recorded, classes, copies)() if is_foreign else room.options(name)
         setattr(config, choice, made)
-    knobs.update(config, {n: v for n, v in values.items() if n != "format" and n not in CHOICES})
+    fields = {n: v for n, v in values.items() if n != "format" and n not in CHOICES}
+    own = {c: {n: v for n, v in values[c].items() if n not in ("name", "class")} for c in CHOICES}
+    knobs.update(config, own | fields)
     return config
+
+
+def ranking(values: dict[str, Any]) -> tuple[str, bool, str]:
+    """(score that the best checkpoint has, whether higher is better, which checkpoint is tested), of a config.json.
+
+    No class of the run's own is needed for that.
+    """
+    values = migration.current(values)
+    recorded = values["task"].get("class")
+    scores = recorded["scores"] if recorded else tasks.options(values["task"]["name"]).scores
+    metric = values["checkpoint"]["best_metric"] or next(iter(scores))
+    return metric, scores.get(metric) == "higher", values["checkpoint"]["test"]
+
+
+def changed_files(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[str]]:
+    """Files of a run's own options that have changed since, though the classes have not: see `foreign.changed_files`."""
+    changed = {}
+    for choice in CHOICES:
+        records = [
+            values[choice].get("class") if isinstance(values.get(choice), dict) else None for values in (before, now)
+        ]
+        if all(records):
+            changed |= foreign.changed_files(*records)
+    return changed
 
 
 def new_config(
@@ -81,7 +107,14 @@ def differences(
     before, after = ({k.name: k for k in knobs.walk(config)} for config in (first, second))
     pairs = [(name, before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())]
     for choice in CHOICES:
-        names = before_name, after_name = [CHOICES[choice].name_of(getattr(c, choice)) for c in (first, second)]
-        if before_name != after_name:
-            return [(choice, *names)] if kind == knobs.IDENTITY else []
-    return [(n, a.value, b.value) for n, a, b in pairs if a.kind == kind and a.value != b.value]
+        held = [getattr(config, choice) for config in (first, second)]
+        if (labels := [label(choice, options) for options in held])[0] != labels[1]:
+            return [(choice, *labels)] if kind == knobs.IDENTITY else []
+    return [(n, a.value, b.value) for n, a, b in pairs if a and b if a.kind == kind and a.value != b.value]
+
+
+def label(choice: str, options: Any) -> str:
+    """The name of options; of a class of one's own, which may have the name of another, with the class."""
+    name = CHOICES[choice].name_of(options)
+    is_known = type(options) in {type(known) for known in TABLES[choice].values()}
+    return name if is_known else f"{name} (class {type(options).__qualname__})"

@@ -31,14 +31,14 @@ def general_help(verbs: dict[str, Verb]) -> str:
 
 def verb_help(name: str, verb: Verb, flags: tuple[Flag, ...]) -> str:
     """The flags of a verb and every knob, with type, range and default; those of a family of models once."""
-    from cnnjax import inputs, models, tasks
+    from cnnjax import inputs, models, serialization, tasks
     from cnnjax.config import Config
     from cnnjax.data import sources
 
     lines = [f"python run.py {name}: {verb.help}", "", f"  {verb.usage}", "", "Flags:"]
     lines += ["  --config=FILE.py[:NAME]  the experiment; NAME chooses its variant, or the model"]
     lines += [f"  --{flag.name}={'|'.join(flag.choices) if flag.choices else '...'}  {flag.help}" for flag in flags]
-    lines += ["", f"--config.model=NAME chooses the model: {', '.join(models.MODELS)}"]
+    lines += ["", f"--config.model=NAME chooses the model: {', '.join(serialization.TABLES['model'])}"]
     lines += [f"--config.task=NAME chooses the task: {', '.join(tasks.TASKS)}"]
     lines += [f"--config.input=NAME chooses the kind of input: {', '.join(inputs.INPUTS)}"]
     lines += [f"--config.source=NAME chooses where examples come from: {', '.join(sources.SOURCES)}", ""]
@@ -48,11 +48,11 @@ def verb_help(name: str, verb: Verb, flags: tuple[Flag, ...]) -> str:
             if own := _knob_lines(Config(**{choice: options}), f"{choice}."):
                 lines += ["", f"Of the {choice} {name}:", *own]
     families: dict[type, list[str]] = {}
-    for model, options in models.MODELS.items():
+    for model, options in serialization.TABLES["model"].items():
         families.setdefault(type(options), []).append(model)
     for names in families.values():
         lines += ["", f"Of the model{'s' if len(names) > 1 else ''} {', '.join(names)}:"]
-        lines += _knob_lines(Config(model=models.MODELS[names[0]]), "model.")
+        lines += _knob_lines(Config(model=models.options(names[0])), "model.")
     return "\n".join(lines)
 
 

@@ -79,7 +79,7 @@ def predict(arguments: list[str]) -> int:
     flags, as_json = line.flags, line.flags["format"] == "json"
     if not (flags["top"].isascii() and flags["top"].isdigit()) or int(flags["top"]) < 1:
         raise UserError(f"--top must be a whole number of at least 1, not {flags['top']!r}.")
-    paths = list_pictures(map(Path, line.arguments), line.config.task.written)
+    paths = list_pictures(map(Path, line.arguments), getattr(line.config.task, "written", ()))
     run = inference.load(flags["workdir"], flags["checkpoint"], line.classes)._replace(config=line.config)
     use_compilation_cache()
     folder = Path(flags["output"] or Path(flags["workdir"]) / "predictions").expanduser()
@@ -137,10 +137,13 @@ def sweep(arguments: list[str]) -> int:
 
 def prepare(arguments: list[str]) -> int:
     from cnnjax import launch
+    from cnnjax.data import sources
 
     line = launch.parse(arguments, (FROM,))
     command_line.no_arguments(line)
     config = command_line.required(line, "prepare")
+    if not hasattr(config.source, "prepare"):
+        raise UserError(f"{sources.name_of(config.source)} needs no preparation.")
     config.source.prepare(line.flags["from"] or "")
     return 0
 
@@ -150,6 +153,7 @@ def config(arguments: list[str]) -> int:
 
     line = launch.parse(arguments, (WORKDIR,), base=command_line.config_of_run)
     command_line.no_arguments(line)
+    command_line.require_file_is_needed(line)
     print(json.dumps(serialization.to_json(command_line.required(line, "config")), indent=2))
     return 0
 

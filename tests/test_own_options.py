@@ -215,3 +215,126 @@ def test_a_file_may_be_executed_twice_and_its_module_is_found_by_name(mine, tmp_
     second, _ = launch.load_experiment(str(mine))
     assert type(first.model) is not type(second.model) and type(first.model).__module__ == type(second.model).__module__
     assert type(first.model).__module__ in os.environ["CNNJAX_EXPERIMENT_FILES"]
+
+
+OWN = """
+import dataclasses
+
+from cnnjax import serialization
+from cnnjax.knobs import knob
+from cnnjax.tasks.classification import options, task
+{imports}
+
+@dataclasses.dataclass(slots=True)
+class Mine(options.Options):
+    {field}
+
+    def build(self):
+        return Task(self)
+
+
+class Task(task.Task):
+    def predictions(self, logits):
+        return logits
+
+
+def get_config():
+    config = serialization.new_config()
+    config.task = {made}
+    config.steps, config.model.channels, config.model.blocks = 2, (4,), 1
+    config.devices, config.kernels = 1, "xla"
+    return config
+"""
+
+
+def own_task(folder, name="own.py", imports="", field="pass", made="Mine()"):
+    path = folder / name
+    path.write_text(OWN.format(imports=imports, field=field, made=made))
+    return path
+
+
+def test_a_class_that_keeps_the_name_of_another_is_not_taken_for_it(tmp_path, capsys):
+    file = own_task(tmp_path)
+    plain = own_task(tmp_path, "plain.py", made="options.Options()")
+    assert run("train", f"--config={plain}", f"--workdir={tmp_path / 'run'}") == 0
+    assert run("train", f"--config={file}", "--config.steps=4", f"--workdir={tmp_path / 'run'}") == 2
+    assert "config.task was 'classification', now 'classification (class Mine)'" in capsys.readouterr().err
+    line = launch.parse([f"--config={file}", "--config.task=classification"], ())
+    assert serialization.foreign_classes(line.config) == {}
+
+
+def test_classes_are_found_through_a_module_and_behind_another_of_their_name(tmp_path, capsys):
+    own_task(tmp_path, "lib.py", field="gamma: float = knob(2.0, 'exponent')")
+    through = own_task(
+        tmp_path, "through.py", imports="import lib\nfrom lib import get_config as other", made="lib.Mine()"
+    )
+    assert run("train", f"--config={through}", f"--workdir={tmp_path / 'run'}") == 0
+    for file in (through, tmp_path / "run" / "code" / "through.py"):
+        assert run("evaluate", f"--workdir={tmp_path / 'run'}", f"--config={file}") == 0
+    capsys.readouterr()
+    assert run("evaluate", f"--workdir={tmp_path / 'run'}") == 2
+    assert f"--config={tmp_path / 'run' / 'code' / 'through.py'}" in capsys.readouterr().err
+
+
+def test_a_changed_sibling_is_noted_by_every_verb_and_its_old_text_is_kept(trained, mine, capsys):
+    sibling = mine.with_name("waves.py")
+    old = sibling.read_text()
+    sibling.write_text(old.replace("127.5", "127.0"))
+    assert run("evaluate", f"--workdir={trained}", f"--config={mine}") == 0
+    assert "changed since the run was trained: waves.py" in capsys.readouterr().err
+    assert run("train", f"--config={mine}", "--config.steps=8", f"--workdir={trained}") == 0
+    assert "waves.py was '" in capsys.readouterr().out
+    assert (trained / "code" / "until_step_4" / "waves.py").read_text() == old
+    assert (trained / "code" / "waves.py").read_text() == sibling.read_text()
+
+
+def test_the_copy_in_a_run_directory_has_its_own_siblings(trained, mine):
+    mine.with_name("waves.py").write_text("raise RuntimeError('not this one')\n")
+    assert run("evaluate", f"--workdir={trained}", f"--config={trained / 'code' / 'experiment.py'}") == 0
+
+
+def test_a_built_in_network_starts_from_a_run_with_a_task_of_its_own(tmp_path, capsys):
+    file = own_task(tmp_path)
+    plain = own_task(tmp_path, "plain.py", made="options.Options()")
+    assert run("train", f"--config={file}", f"--workdir={tmp_path / 'run'}") == 0
+    tune = ("train", f"--config={plain}", f"--config.init_from={tmp_path / 'run'}", f"--workdir={tmp_path / 'tuned'}")
+    assert run(*tune) == 0
+    assert f"Parameters from {tmp_path / 'run'}, step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more, said", [
+    (dict(field="width: int"), "Mine.width has no default"),
+    (dict(field="width: int = 3"), "Mine.width is no knob"),
+    (dict(field="widths: list[int] = knob((), 'widths')"), "Mine.widths is of type list"),
+    (dict(field="width: int | None = knob(None, 'width')"), "Mine.width is of type"),
+    (dict(field="width: 'Nothing' = knob(0, 'width')"), "the annotations of Mine cannot be read"),
+    (dict(field="def check(self, config): raise KeyError('x')"), "Mine.check failed: KeyError"),
+    (dict(made="dataclasses.make_dataclass('Made', [], bases=(options.Options,))()"), "define it in a file"),
+    (dict(made="(lambda: [c for c in [type('L', (), {})]][0])()()"), "must hold the options of a task"),
+])  # fmt: skip
+def test_a_class_that_cannot_be_recorded_is_refused_before_anything_is_read(more, said, tmp_path, capsys):
+    file = own_task(tmp_path, **({"field": "def check(self, config): pass"} | more))
+    if "width: int" == more.get("field"):
+        file.write_text(
+            file.read_text()
+            .replace("class Mine(options.Options):", "class Mine(Base):")
+            .replace(
+                "@dataclasses",
+                "@dataclasses.dataclass\nclass Base:\n    width: int\n    target = 'label'\n    scores = dict(accuracy='higher')\n    def check(self, config): pass\n    def build(self): pass\n\n@dataclasses",
+                1,
+            )
+            .replace("    width: int\n\n    def build", "    pass\n\n    def build")
+            .replace("Mine()", "Mine(3)")
+        )
+    assert run("train", f"--config={file}", f"--workdir={tmp_path / 'run'}") == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") <= 2, err
+
+
+def test_damaged_records_of_classes_are_named(trained, mine, capsys):
+    path = trained / "config.json"
+    values = json.loads(path.read_text())
+    for damaged in (3, None, dict(name="Tiny"), "Tiny"):
+        path.write_text(json.dumps(values | dict(model=values["model"] | {"class": damaged})))
+        assert run("evaluate", f"--workdir={trained}", f"--config={mine}") == 2
+        assert "config.json is damaged: its model does not say of which class it is." in capsys.readouterr().err

@@ -30,11 +30,20 @@ def test_the_starter_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch, c
     assert launch.load_experiment("digits:lenet5")[0].model.name == "lenet5"
 
 
-def test_a_file_of_the_same_name_goes_first(tmp_path, monkeypatch):
+def test_a_folder_of_the_same_name_does_not_hide_the_starter_and_a_file_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
-    with pytest.raises(UserError, match="There is no experiment file digits"):
+    assert launch.load_experiment("digits")[0].source.name == "digits"
+    (tmp_path / "digits").rmdir()
+    (tmp_path / "digits").write_text("")
+    with pytest.raises(UserError, match="--config=digits is no experiment: give a Python file"):
         launch.load_experiment("digits")
+
+
+def test_the_starter_is_what_a_misspelt_name_is_answered_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no experiment file digit. Did you mean digits?"):
+        launch.load_experiment("digit")
 
 
 @pytest.mark.parametrize("typed, shown", [

@@ -1,7 +1,7 @@
 """A folder of a person's own pictures with masks, a class (or the number of an object) for every pixel.
 
 Layouts, of DIR itself or of DIR/train and DIR/test (maybe DIR/validation): pictures in `images` and masks in `masks`, or
-masks beside the pictures as NAME_mask.png; or two folders anywhere, `data_dir` and `masks`. Both may hold folders. A picture
+masks beside the pictures as NAME_mask.png; or two folders anywhere, `dir` and `masks`. Both may hold folders. A picture
 and its mask have the same name but for the ending, and the same size; they are taken as large as they are.
 
 Without DIR/test, the pictures whose names fit `test_files` are test, or a `test_fraction` of them. Splits come in an order
@@ -162,8 +162,8 @@ def _splits(source) -> dict[str, list[Pair]]:
         raise UserError(f"Which folder of pictures? Give it as --config.source.dir=DIR.\n{LAYOUTS}")
     root = Path(os.path.abspath(os.path.expanduser(source.dir)))
     if source.masks:
-        return {"": _matched(_folder(root, "data_dir"), _folder(Path(source.masks).expanduser().absolute(), "masks"))}
-    folders, _ = listing(_folder(root, "data_dir"))
+        return {"": _matched(_folder(root, "dir"), _folder(Path(source.masks).expanduser().absolute(), "masks"))}
+    folders, _ = listing(_folder(root, "dir"))
     chosen = {
         split: next(folder for folder in folders if folder.lower() in names)
         for split, names in SPLIT_FOLDERS.items()

@@ -66,7 +66,7 @@ def list_pictures(paths: Iterable[str | os.PathLike], endings: tuple[str, ...] =
       UserError: a path that does not exist, or a folder without pictures.
     """
     listed = []
-    for path in map(Path, paths):
+    for path in (Path(one).expanduser() for one in paths):
         if not path.exists():
             raise UserError(f"There is no file or folder {path}.")
         inside = [path / name for name in _without(endings, pictures_in(path)[0])] if path.is_dir() else [path]

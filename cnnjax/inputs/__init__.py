@@ -45,5 +45,5 @@ def name_of(input_options) -> str:
         if type(known) is type(input_options):
             return name
     return foreign.require(
-        input_options, "input", ("key", "axes", "check", "build"), INPUTS, "cnnjax/inputs/__init__.py"
+        input_options, "input", ("key", "axes", "check", "shaped", "build"), INPUTS, "cnnjax/inputs/__init__.py"
     )

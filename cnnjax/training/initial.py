@@ -1,6 +1,6 @@
 """The state before the first step: from the seed, or from another run whose parameters are fine-tuned."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cnnjax.evaluation import evaluated_variables
 from cnnjax.experiment import Experiment, higher_is_better, initial_variables
 from cnnjax.run_directory import checkpoint, records
 from cnnjax.run_directory.checkpoint import Checkpoints
-from cnnjax.serialization import foreign_classes, from_json
+from cnnjax.serialization import ranking
 from cnnjax.training.state import TrainState, create
 
 
@@ -33,7 +33,7 @@ def initial_state(exp: Experiment, log: Callable[[str], None] = print, *, fine_t
     # Compiled as one program, or every initialiser would be compiled by itself.
     variables = jax.jit(lambda: initial_variables(exp.network, config.seed))()
     if config.init_from and fine_tune:
-        variables = fine_tuned(variables, Path(config.init_from), log, foreign_classes(config).values())
+        variables = fine_tuned(variables, Path(config.init_from), log)
     return create(
         variables,
         exp.optimizer,
@@ -43,9 +43,7 @@ def initial_state(exp: Experiment, log: Callable[[str], None] = print, *, fine_t
     )
 
 
-def fine_tuned(
-    variables: dict[str, Any], run: Path, log: Callable[[str], None], classes: Iterable[type] = ()
-) -> dict[str, Any]:
+def fine_tuned(variables: dict[str, Any], run: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """`variables` with the values that the run's tested checkpoint has under the same names.
 
     Whatever has another shape there, as a head for another number of classes has, or is missing, stays fresh and is named.
@@ -54,10 +52,9 @@ def fine_tuned(
       UserError: no run, no checkpoint, or fewer than half of the arrays fit.
     """
     records.require_run(run)
-    chosen = from_json(records.read_json(run / "config.json"), classes, run / records.CODE)
-    ranked = dict(best_metric=chosen.checkpoint.best_metric, higher_is_better=higher_is_better(chosen))
-    with Checkpoints(run, **ranked, read_only=True) as checkpoints:
-        step = checkpoints.chosen(chosen.checkpoint.test)
+    best_metric, is_higher_better, which = ranking(records.read_json(run / "config.json"))
+    with Checkpoints(run, best_metric=best_metric, higher_is_better=is_higher_better, read_only=True) as checkpoints:
+        step = checkpoints.chosen(which)
         if step is None:
             raise UserError(f"config.init_from={run} has no checkpoint yet.")
         saved = flax.traverse_util.flatten_dict(evaluated_variables(checkpoints.restore_model(step)), sep="/")

@@ -86,18 +86,7 @@ def changed_knobs(workdir: Path, exp: Experiment) -> dict[str, Any]:
             f"{workdir} holds a run on other data: {record.name} has changed since. Give another --workdir."
         )
     machine = serialization.differences(before, now, knobs.MACHINE, classes)
-    return {f"config.{name}": [old, new] for name, old, new in machine} | _changed_files(before, now)
-
-
-def _changed_files(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Files of a run's own options that have changed beside the classes themselves, {name: [old, new SHA-256]}."""
-    changed = {}
-    for choice in serialization.CHOICES:
-        here = now[choice].get("class")
-        there = before[choice].get("class") if here and isinstance(before[choice], dict) else None
-        if there and there["sha256"] != here["sha256"]:
-            changed[here["file"]] = [there["sha256"][:12], here["sha256"][:12]]
-    return changed
+    return {f"config.{name}": [old, new] for name, old, new in machine} | serialization.changed_files(before, now)
 
 
 def write_records(
@@ -109,7 +98,7 @@ def write_records(
         log(f"Changed since the last start (in environment.json): {shown}.")
     records.add_start(workdir, step, changed)
     records.write_dataset(workdir, exp.record)
-    foreign.copy_files(serialization.foreign_classes(exp.config).values(), workdir / records.CODE)
+    foreign.copy_files(serialization.foreign_classes(exp.config).values(), workdir / records.CODE, step)
     records.write_json(workdir / "config.json", serialization.to_json(exp.config))
 
 
