@@ -158,6 +158,7 @@ def test_googlenet_gives_two_auxiliary_heads_in_training_alone():
 
 @pytest.mark.slow  # compiles for half a minute
 def test_the_gradient_reaches_googlenets_auxiliary_heads():
+    from cnnjax.tasks.classification.loss import cross_entropy
 
     options = dataclasses.replace(models.options("googlenet").narrow(), auxiliary=True, batch_norm=True)
     model, image = options.build(3), jax.random.normal(jax.random.key(0), (4, 96, 96, 3))
@@ -169,7 +170,7 @@ def test_the_gradient_reaches_googlenets_auxiliary_heads():
 
         def loss(params):
             outputs, _ = model.apply(variables | dict(params=params), image, train=True, mutable=["batch_stats"])
-            return loss.cross_entropy(outputs, batch).mean()
+            return cross_entropy(outputs, batch).mean()
 
         return jax.tree.map(lambda g: jnp.abs(g).max(), jax.grad(loss)(variables["params"]))
 
