@@ -112,7 +112,7 @@ def test_what_is_missing_is_said_in_a_line_and_portable_kernels_serve(onednn, mo
 STEP = """
 import jax, jax.numpy as jnp, numpy as np
 import cnnjax
-from cnnjax import kernels, parallel
+from cnnjax import compilation_cache, kernels, parallel
 compilation_cache.use_compilation_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 assert kernels.choose("auto", 1)[0] == "onednn"
@@ -254,7 +254,7 @@ def test_the_handler_is_what_its_source_says(onednn, tmp_path, monkeypatch):
         ["objcopy", "-O", "binary", "-j", ".text", str(tmp_path / "h.o"), str(tmp_path / "h.bin")], check=True
     )
     told = f"from cnnjax.kernels.onednn import handler\nhandler.CODE = open({str(tmp_path / 'h.bin')!r}, 'rb').read()\n"
-    code = STEP.replace("from cnnjax import kernels, parallel\n", "from cnnjax import kernels, parallel\n{}")
+    code = STEP.replace("from cnnjax import compilation_cache, kernels, parallel\n", "from cnnjax import compilation_cache, kernels, parallel\n{}")
     results = [
         run(code.replace("{}", new) + "print(repr(float(step(x, w)[0])))", CNNJAX_CACHE_DIR=str(tmp_path))
         for new in ("", told)
