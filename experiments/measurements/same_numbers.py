@@ -83,7 +83,7 @@ def of_run(name: str, workdir: Path) -> dict:
         fingerprint=record.fingerprint,
         splits=record.split_sizes,
         class_names=list(record.class_names),
-        statistics=of_tree(record.statistics._asdict()),
+        statistics=of_tree(record.statistics),
         config=knobs.to_dict(line.config),
         batches={},
         augmented={},
