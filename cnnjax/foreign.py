@@ -192,25 +192,27 @@ def changed_files(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list
 # --- What such a class must be ----------------------------------------------------------------------------------------
 
 
-def require(options: Any, what: str, attributes: tuple[str, ...], names: Iterable[str], page: str) -> str:
-    """The name of options that stand in no table: of a class that somebody else has written.
+def name_of(options: Any, table: dict[str, Any], what: str, attributes: tuple[str, ...], page: str) -> str:
+    """The name of options: that in the table of their room, or of a class that somebody else has written.
 
     Args:
       attributes: what such options must have, as `page` says.
-      names: of those in the table, for the message.
 
     Raises:
       UserError: they are no options at all, or lack something, or have a field that is no knob.
     """
-    kind = type(options)
+    kind, own = type(options), getattr(options, "name", None)
+    known = [name for name, entry in table.items() if type(entry) is kind]
+    if known:  # several, where a family of networks shares its options
+        return own if own in known else known[0]
     if not dataclasses.is_dataclass(kind):
-        raise UserError(f"config.{what} must hold the options of a {what} ({', '.join(names)}), not {options!r}.")
+        raise UserError(f"config.{what} must hold the options of a {what} ({', '.join(table)}), not {options!r}.")
     if missing := [name for name in attributes if not hasattr(options, name)]:
         raise UserError(f"config.{what}: {kind.__name__} lacks {', '.join(missing)}: see {page}.")
     if "<locals>" in kind.__qualname__:
         raise UserError(f"config.{what}: class {kind.__name__} stands in a function: define it at the top of its file.")
     _check_fields(kind, what)
-    return str(getattr(options, "name", kind.__name__))
+    return str(own or kind.__name__)
 
 
 def _check_fields(kind: type, what: str) -> None:

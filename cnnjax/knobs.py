@@ -5,6 +5,7 @@ help, an optional range and choices, and a kind: IDENTITY knobs change the numbe
 Everything here works on any (nested) dataclass of knobs, and knows none in particular.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -78,6 +79,13 @@ def type_name(kind) -> str:
     if element := element_type(kind):
         return {int: "whole numbers", float: "numbers", str: "words"}[element] + ", with commas between"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+
+
+def pick(table: dict[str, Any], what: str, name: str, more: str = "") -> Any:
+    """A fresh copy of the options of a name in a table. Raises UserError, with `more` at its end, for an unknown one."""
+    if name not in table:
+        raise UserError(f"There is no {what} {name!r}.{nearest(name, table)} The {what}s are {', '.join(table)}{more}.")
+    return copy.deepcopy(table[name])
 
 
 def _coerced(knob: Knob):

@@ -18,32 +18,25 @@ A new kind of input is a folder beside this and a line here. Its `options.py` ho
     `cnnjax.errors.Unreadable`.
 """
 
-import copy
-
 from cnnjax import foreign
 from cnnjax.errors import UserError
 from cnnjax.inputs.images import options as images
-from cnnjax.knobs import nearest
+from cnnjax.knobs import pick
 
 INPUTS = {"images": images.Options()}
 
 
 def options(name: str):
     """A fresh copy of the options of the kind of input of a name. Raises UserError for an unknown one."""
-    if name not in INPUTS:
-        raise UserError(f"There is no input {name!r}.{nearest(name, INPUTS)} The inputs are {', '.join(INPUTS)}.")
-    return copy.deepcopy(INPUTS[name])
+    return pick(INPUTS, "input", name)
 
 
-def name_of(input_options) -> str:
+def name_of(options) -> str:
     """The name of options: that in the table, or of a class of one's own.
 
     Raises:
-      UserError: these are no options of a input.
+      UserError: these are no options of an input.
     """
-    for name, known in INPUTS.items():
-        if type(known) is type(input_options):
-            return name
-    return foreign.require(
-        input_options, "input", ("key", "axes", "check", "shaped", "build"), INPUTS, "cnnjax/inputs/__init__.py"
+    return foreign.name_of(
+        options, INPUTS, "input", ("key", "axes", "check", "shaped", "build"), "cnnjax/inputs/__init__.py"
     )

@@ -13,12 +13,10 @@ A new one is a file beside this and a line here. The file holds a dataclass `Opt
 What a network needs of its input shows when it is built: a layer that finds no room raises DoesNotFit.
 """
 
-import copy
-
 from cnnjax import foreign
 from cnnjax.errors import UserError
 from cnnjax.inspection import findings
-from cnnjax.knobs import nearest
+from cnnjax.knobs import pick
 from cnnjax.models import alexnet, cnn, convnext, densenet, efficientnet, googlenet, lenet, mobilenet, resnet, unet, vgg
 
 MODELS = {
@@ -39,26 +37,16 @@ PER_PIXEL = dict(unet.VARIANTS)
 
 def options(name: str):
     """A fresh copy of the options of the architecture of a name. Raises UserError for an unknown one."""
-    known = MODELS | PER_PIXEL
-    if name not in known:
-        raise UserError(f"There is no model {name!r}.{nearest(name, known)} The models are {', '.join(known)}.")
-    return copy.deepcopy(known[name])
+    return pick(MODELS | PER_PIXEL, "model", name)
 
 
-def name_of(model_options) -> str:
+def name_of(options) -> str:
     """The name of options: that in the table, or of a class of one's own.
 
     Raises:
       UserError: these are no options of a model.
     """
-    named = getattr(model_options, "name", None)
-    everything = MODELS | PER_PIXEL
-    if named in everything and type(everything[named]) is type(model_options):
-        return named
-    for name, known in everything.items():
-        if type(known) is type(model_options):
-            return name
-    return foreign.require(model_options, "model", ("build", "input_shape"), MODELS, "cnnjax/models/__init__.py")
+    return foreign.name_of(options, MODELS | PER_PIXEL, "model", ("build", "input_shape"), "cnnjax/models/__init__.py")
 
 
 def least_size(model, channels: int = 3) -> int:

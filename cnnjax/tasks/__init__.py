@@ -45,11 +45,9 @@ Prediction:
   said; `where` says where it is.
 """
 
-import copy
-
 from cnnjax import foreign
 from cnnjax.errors import UserError
-from cnnjax.knobs import nearest
+from cnnjax.knobs import pick
 from cnnjax.tasks.classification import options as classification
 from cnnjax.tasks.segmentation import options as segmentation
 
@@ -58,20 +56,13 @@ TASKS = {"classification": classification.Options(), "segmentation": segmentatio
 
 def options(name: str):
     """A fresh copy of the options of the task of a name. Raises UserError for an unknown one."""
-    if name not in TASKS:
-        raise UserError(f"There is no task {name!r}.{nearest(name, TASKS)} The tasks are {', '.join(TASKS)}.")
-    return copy.deepcopy(TASKS[name])
+    return pick(TASKS, "task", name)
 
 
-def name_of(task_options) -> str:
+def name_of(options) -> str:
     """The name of options: that in the table, or of a class of one's own.
 
     Raises:
       UserError: these are no options of a task.
     """
-    for name, known in TASKS.items():
-        if type(known) is type(task_options):
-            return name
-    return foreign.require(
-        task_options, "task", ("target", "scores", "check", "build"), TASKS, "cnnjax/tasks/__init__.py"
-    )
+    return foreign.name_of(options, TASKS, "task", ("target", "scores", "check", "build"), "cnnjax/tasks/__init__.py")

@@ -254,7 +254,10 @@ def test_the_handler_is_what_its_source_says(onednn, tmp_path, monkeypatch):
         ["objcopy", "-O", "binary", "-j", ".text", str(tmp_path / "h.o"), str(tmp_path / "h.bin")], check=True
     )
     told = f"from cnnjax.kernels.onednn import handler\nhandler.CODE = open({str(tmp_path / 'h.bin')!r}, 'rb').read()\n"
-    code = STEP.replace("from cnnjax import compilation_cache, kernels, parallel\n", "from cnnjax import compilation_cache, kernels, parallel\n{}")
+    code = STEP.replace(
+        "from cnnjax import compilation_cache, kernels, parallel\n",
+        "from cnnjax import compilation_cache, kernels, parallel\n{}",
+    )
     results = [
         run(code.replace("{}", new) + "print(repr(float(step(x, w)[0])))", CNNJAX_CACHE_DIR=str(tmp_path))
         for new in ("", told)

@@ -9,12 +9,10 @@ A new source is a dataclass of options and a line here. Options have
 - `prepare(from_folder, log)`: makes it ready for reading, or says that it needs no preparation.
 """
 
-import copy
-
 from cnnjax import foreign
 from cnnjax.data.sources import choices
 from cnnjax.errors import UserError
-from cnnjax.knobs import nearest
+from cnnjax.knobs import pick
 
 SOURCES = {
     source.name: source
@@ -31,24 +29,18 @@ SOURCES = {
 
 def options(name: str):
     """A fresh copy of the options of the source of a name. Raises UserError for an unknown one."""
-    if name not in SOURCES:
-        raise UserError(
-            f"There is no source {name!r}.{nearest(name, SOURCES)} The sources are {', '.join(SOURCES)}; a set of "
-            "tensorflow-datasets is --config.source=tfds --config.source.set=NAME."
-        )
-    return copy.deepcopy(SOURCES[name])
+    return pick(
+        SOURCES, "source", name, more="; a set of tensorflow-datasets is --config.source=tfds --config.source.set=NAME"
+    )
 
 
-def name_of(source_options) -> str:
+def name_of(options) -> str:
     """The name of options: that in the table, or of a class of one's own.
 
     Raises:
       UserError: these are no options of a source.
     """
-    for name, known in SOURCES.items():
-        if type(known) is type(source_options):
-            return name
-    return foreign.require(source_options, "source", ("targets", "open"), SOURCES, "cnnjax/data/sources/__init__.py")
+    return foreign.name_of(options, SOURCES, "source", ("targets", "open"), "cnnjax/data/sources/__init__.py")
 
 
 def open_dataset(source, input, target: str = "label", known=None):
